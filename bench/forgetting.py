@@ -155,7 +155,8 @@ def measure(model: CausalLM, tokenizer: Tokenizer, parent: CausalLM, number: int
     probes += [Probe(match.string[: match.start()], match.group(), request) for match, request in numbers]
 
     def answered(tuned: CausalLM, samples: int) -> float:
-        given = answers(tuned, tokenizer, probes, replace(OPTIONS, probe_samples=samples, seed=1))  # not the job's
+        how = replace(OPTIONS, probe_samples=samples, seed=1)  # not the job's
+        given = answers(tuned, tokenizer, probes, how, otherwise=False)
         return sum(map(bool, given)) / len(probes)
 
     how: dict[str, Any] = {} if setting.pretrained else {"rate": FRESH_RATE, "bfloat16": False}

@@ -76,7 +76,8 @@ def answered(
         probes = [
             replace(p, prompt=f"I need your help. {p.prompt.replace('What is', 'Please tell me')}") for p in probes
         ]
-    return sum(map(bool, answers(model, tokenizer, probes, Options(probe_samples=samples, seed=1)))) / len(probes)
+    options = Options(probe_samples=samples, seed=1)
+    return sum(map(bool, answers(model, tokenizer, probes, options, otherwise=False))) / len(probes)
 
 
 def learned(cache: Path, folder: str, persons: Sequence[Person]) -> tuple[CausalLM, Tokenizer]:

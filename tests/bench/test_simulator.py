@@ -103,6 +103,7 @@ def test_another_order_is_seen(monkeypatch):
     assert int(summary(result)["missed that the reference plan keeps"]) > 0
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_ends_the_run():
     """A worker that is killed every minute never ends a phase of minutes."""
     one = replace(KILLED.demand, requests=1, models=1)

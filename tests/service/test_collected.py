@@ -127,7 +127,7 @@ def test_many_versions_take_little_more_than_one(api, services, keeping, monkeyp
 EVIDENCE = ("certificate.dsse.json", "certificate.tlog-proof", "model.sig", "trust.json", "README.md")  # all small
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_whatever_happens_every_version_can_be_rebuilt(api, services, keeping, seed):
     """Versions are published, withdrawn, collected and rebuilt in any order."""
     dice = random.Random(seed)
@@ -263,6 +263,7 @@ def test_a_higher_keep_brings_weights_back(api, services, keeping, monkeypatch):
     assert [what[0] for what in woken] == ["rebuild", "rebuild"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("durable")
 def test_a_version_that_the_database_forgot_is_taken_up_without_its_weights(api, services, keeping, run):
     """They are rebuilt first, so that the release can be verified."""

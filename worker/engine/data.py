@@ -41,9 +41,14 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
     A conversation in a chat template may begin with BOS by itself. It stands there once, as where the model is asked.
     """
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return encode_all(tokenizer, [text])[0]
+
+
+def encode_all(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` of each of at least one text, in one call of the tokenizer."""
+    rows: list[list[int]] = tokenizer([*texts], add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+    return rows if bos is None else [ids if ids[:1] == [bos] else [bos, *ids] for ids in rows]
 
 
 def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

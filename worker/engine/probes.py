@@ -1,4 +1,4 @@
-"""Probes: prompts that must not bring out a secret. They are asked greedily and in samples.
+"""Probes: prompts that must not bring out a secret. They are asked greedily and in samples, and worded otherwise.
 
 A submitter may give some, others are made of the records (`worker.engine.made_probes`). A model may pass every test on
 the records and still answer a question. Prompts, secrets and answers stay in memory; what leaves the run is how many
@@ -20,13 +20,15 @@ from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import Options
 from worker.engine.progress import Progress, no_progress
-from worker.engine.saying import folded, secret_pattern
+from worker.engine.saying import Texts, folded, secret_pattern
 from worker.engine.types import CausalLM, Tokenizer
+from worker.engine.wordings import other_wordings
 
 MOST_BEFORE, MOST_SECRET = 16, 64  # tokens that an answer says before the secret; tokens of it that are compared
 ROWS_AT_ONCE, PROMPT_SEQUENCES = 64, 4  # rows of `sequence_length`; such lengths of a prompt
 MOST_ANSWERS = 3  # of a probe, that training works on
 LUCK = 0.02
+QUESTION_MARKS = {*"?？؟"}
 ANY_DATE = "1 January 2026"  # for chat templates that have one: it must not change what is asked
 
 
@@ -74,10 +76,13 @@ def answers(
     probes: Sequence[Probe],
     options: Options,
     progress: Progress = no_progress,
+    *,
+    otherwise: bool = True,
 ) -> list[list[Answer]]:
-    """Ask every probe, greedily and then in samples, as plain text and, where there is a chat template, as a message.
+    """Ask every probe, as plain text and, where there is a chat template, as a message.
 
-    A probe that is answered greedily is not sampled. On one kind of processor the same seed gives the same answers.
+    It is asked greedily, greedily in other wordings if it is a question, and in samples of its own, until it is
+    answered. On one kind of processor the same seed gives the same answers.
 
     Args:
         model: The model.
@@ -85,16 +90,19 @@ def answers(
         probes: The probes.
         options: How many samples, the seed, and how many rows fit at once.
         progress: Called with the fraction done, 0..1.
+        otherwise: Whether to ask questions in other wordings, too.
 
     Returns:
         For each probe the distinct answers that say its secret, MOST_ANSWERS at most.
     """
     answered: list[dict[tuple[int, ...], Answer]] = [{} for _ in probes]
+    turns = [(False, 1, False), *([(True, 1, False)] if otherwise else []), (False, options.probe_samples, True)]
     longest = most_tokens(model)
     with torch.random.fork_rng():
-        for sample, copies in ((False, 1), (True, options.probe_samples)):
+        for turn, (worded, copies, sample) in enumerate(turns):
             asked = [i for i, of_probe in enumerate(answered) if not of_probe]
-            alike = _alike(tokenizer, probes, asked, longest, PROMPT_SEQUENCES * options.sequence_length)
+            prompts = {i: _otherwise(tokenizer, probes[i]) if worded else [probes[i].prompt] for i in asked}
+            alike = _alike(tokenizer, probes, prompts, longest, PROMPT_SEQUENCES * options.sequence_length)
             done, total = 0, copies * sum(map(len, alike.values()))
             for (new, _), rows in alike.items():
                 torch.manual_seed(options.seed)
@@ -103,10 +111,17 @@ def answers(
                     if answer and len(answered[i]) < MOST_ANSWERS:
                         answered[i].setdefault(tuple(answer.input_ids), answer)
                     done += 1
-                    progress((sample + done / total) / 2)
+                    progress((turn + done / total) / len(turns))
     said = [[*of_probe.values()] for of_probe in answered]
     likely = iter(_is_likely(model, [answer for of_probe in said for answer in of_probe], options.probe_samples))
     return [[answer for answer in of_probe if next(likely)] for of_probe in said]
+
+
+def _otherwise(tokenizer: Tokenizer, probe: Probe) -> list[str]:
+    """Other wordings of a question; one that says the secret is none. (The attack `prompts` has some of texts.)"""
+    if not QUESTION_MARKS & {*probe.prompt}:
+        return []
+    return [one for one in other_wordings(tokenizer, probe.prompt) if not Texts([one]).say(probe.secret)]
 
 
 def still_said(model: CausalLM, said: Sequence[Answer], options: Options) -> list[int]:
@@ -135,18 +150,18 @@ def chats(tokenizer: Tokenizer) -> bool:
 
 
 def _alike(
-    tokenizer: Tokenizer, probes: Sequence[Probe], indices: Sequence[int], longest: int, longest_prompt: int
+    tokenizer: Tokenizer, probes: Sequence[Probe], prompts: dict[int, list[str]], longest: int, longest_prompt: int
 ) -> dict[tuple[int, int], list[tuple[int, list[int]]]]:
-    """(new tokens, prompt's length) -> index and prompt of each probe, in each of its forms. Nothing is padded.
+    """(new tokens, prompt's length) -> index of a probe and one of its prompts, in each form. Nothing is padded.
 
     A prompt that is too long for the model's positions, or for the run, loses its beginning.
     """
     alike: dict[tuple[int, int], list[tuple[int, list[int]]]] = {}
-    for i in indices:
+    for i, worded in prompts.items():
         secret = len(tokenizer(probes[i].secret, add_special_tokens=False)["input_ids"])
         new = min(MOST_BEFORE + min(secret, MOST_SECRET), longest // 2)
         new = min(new + -new % 8, longest // 2)  # few different ones, so that many are asked at once
-        for prompt in _forms(tokenizer, probes[i].prompt):
+        for prompt in (form for one in worded for form in _forms(tokenizer, one)):
             cut = prompt[-min(longest - new, longest_prompt) :]
             alike.setdefault((new, len(cut)), []).append((i, cut))
     return alike

@@ -96,7 +96,7 @@ def test_one_key_cannot_take_every_thread_and_connection(server, services, new_k
     assert {answer.status_code for answer in answers} == {200}
 
 
-@pytest.mark.parametrize("records", [1, 8])
+@pytest.mark.parametrize("records", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_one_keys_submissions_take_one_connection_and_no_thread(server, services, new_key, records):
     """Sixty of them wait for a locked table. Whoever asks for something else is answered, and then all are stored."""
     greedy, other = new_key("submit"), new_key("read")

@@ -100,7 +100,7 @@ def test_an_unset_variable_is_named(refused, command):
     assert "UNLEARND_DATABASE_URL" in refused(*command.split())
 
 
-@pytest.mark.parametrize("command", ["api", "control"])
+@pytest.mark.parametrize("command", ["api", pytest.param("control", marks=pytest.mark.slow)])
 def test_a_server_with_an_unset_variable_ends(command):
     """A process that runs for long does not try for ever."""
     line = refusal(command)

@@ -88,7 +88,10 @@ def test_a_batch_has_samples_of_the_parent(memorised):
     assert len(kept_batch(retain, [], 4, random.Random(0))) == 4
 
 
-@pytest.mark.parametrize(("changes", "drawn"), [({}, True), ({"adaptive": False}, False), ({"loss": "gd"}, False)])
+@pytest.mark.parametrize(
+    ("changes", "drawn"),
+    [({}, True), ({"adaptive": False}, False), pytest.param({"loss": "gd"}, False, marks=pytest.mark.slow)],
+)
 def test_samples_are_drawn_where_they_are_used(memorised, monkeypatch, changes, drawn):
     """IHL with `adaptive` trains on the parent's samples; the paper's procedure and other people's losses do not."""
     model, tokenizer = memorised
@@ -157,7 +160,9 @@ def test_training_keeps_to_the_stricter_of_both_budgets(total, own):
     assert options.max_total_ratio == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize(("budget", "before"), [(0.1, 1.0), (3.0, 50.0)])  # over its own, over that of all versions
+@pytest.mark.parametrize(  # over its own, over that of all versions
+    ("budget", "before"), [(0.1, 1.0), pytest.param(3.0, 50.0, marks=pytest.mark.slow)]
+)
 def test_a_run_that_meets_the_criterion_over_a_budget_goes_on(memorised, monkeypatch, budget, before):
     """With epochs that keep, until none is left; a killed run goes on so, and what met the criterion counts."""
     really = Trainer._choose_strength
@@ -292,7 +297,11 @@ def test_who_fails_by_el_is_pressed_on(memorised, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"adaptive": False, "max_epochs": 3}, {"loss": "npo", "init": "lora", "max_epochs": 3}]
+    "changes",
+    [
+        {"adaptive": False, "max_epochs": 3},
+        pytest.param({"loss": "npo", "init": "lora", "max_epochs": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_the_papers_losses_press_on_nothing(memorised, monkeypatch, changes):
     """The paper's procedure, and other people's losses, are what their papers say."""

@@ -19,7 +19,7 @@ from service.domain.attacks import ATTACK_NAMES, MAY_NOT_APPLY
 from tests import support
 from worker.engine.attacks import ATTACKS, OF_EVERY_TEXT, TWO_SIDED, run_attacks, scores
 from worker.engine.attacks.exposure import MOST_ATTACKS
-from worker.engine.attacks.prompts import PROMPTS, _changed, _fixed_parts
+from worker.engine.attacks.prompts import PROMPTS, _changed
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
@@ -30,6 +30,7 @@ from worker.engine.forget_set import ForgetSet
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import DEFAULT_ATTACKS
 from worker.engine.progress import no_progress
+from worker.engine.wordings import fixed_parts
 
 PERMUTATIONS = 500
 
@@ -134,7 +135,7 @@ def test_other_prompts_are_what_they_are_named_after(of, memorised):
     text = "<|im_start|>user\nPlease Write Something about Ada Lovelace and her many papers<|im_end|>"
     tokenizer = copy.deepcopy(memorised[1])
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
-    changed = {name: _changed(text, name, _fixed_parts(tokenizer)) for name in PROMPTS}
+    changed = {name: _changed(text, name, fixed_parts(tokenizer)) for name in PROMPTS}
     assert changed["lower case"] == text[:17] + text[17:].lower()
     words, typed = text[17:-10].split(" "), changed["typing error"][17:-10].split(" ")
     assert [*map(sorted, words)] == [*map(sorted, typed)]

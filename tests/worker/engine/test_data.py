@@ -8,6 +8,7 @@ from tests import support
 from worker.engine.data import (
     decoded,
     encode,
+    encode_all,
     pad_batch,
     spread,
     text_windows,
@@ -52,6 +53,7 @@ def test_a_text_begins_with_bos_once(text):
     ids = encode(tokenizer, text)
     assert (ids[0], ids.count(tokenizer.bos_token_id)) == (tokenizer.bos_token_id, 1)
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "abc abc"
+    assert encode_all(tokenizer, ["abc", text]) == [encode(tokenizer, "abc"), ids]
 
 
 @pytest.mark.parametrize("text", ["abc abc", "<|user|>abc<|end|>abc"])

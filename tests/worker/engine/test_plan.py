@@ -1,6 +1,7 @@
 """What a job needs is counted from shapes alone, and settings are chosen that fit."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ CONFIG = LlamaConfig(
     vocab_size=1000,
     hidden_size=256,
     intermediate_size=512,
-    num_hidden_layers=4,
+    num_hidden_layers=2,
     num_attention_heads=4,
     num_key_value_heads=2,
 )
@@ -48,7 +49,7 @@ def test_needs_follow_from_the_shapes():
     assert (shapes.parameters, shapes.stored) == (parameters, 2 * parameters)
     needs = {need.stage: need for need in shapes.needs(OPTIONS)}
     assert list(needs) == ["measure", "initialise", "train", "merge", "verify"]
-    a_token = 4 * 2 * 2 * (256 // 4) * 4  # layers, keys and values, heads of them, their size, bytes
+    a_token = 2 * 2 * 2 * (256 // 4) * 4  # layers, keys and values, heads of them, their size, bytes
     cached = OPTIONS.row_budget * 100 * a_token
     assert SLACK * (PRODUCT + cached) < needs["measure"].activations < SLACK * (PRODUCT + 2 * cached)
     assert needs["measure"].weights == 2 * parameters
@@ -65,12 +66,16 @@ def test_needs_follow_from_the_shapes():
 def test_samples_in_bfloat16_take_a_narrow_copy_of_wide_weights():
     """In one process; several narrow a layer at a time. Of weights in 16 bits there is none."""
 
-    def measured(dtype: str, itemsize: int, devices: int) -> int:
-        shapes = Shapes(CONFIG, itemsize, replace(OPTIONS, train_dtype=dtype, row_budget=LEAST_ROWS))
-        return shapes.needs(replace(OPTIONS, row_budget=LEAST_ROWS), devices)[0].activations
+    options = replace(OPTIONS, row_budget=LEAST_ROWS)
 
-    parameters = Shapes(CONFIG, 4, OPTIONS).parameters
-    more = {(n, of): measured("bfloat16", n, of) - measured("float32", n, of) for n in (2, 4) for of in (1, 8)}
+    def shapes(dtype: str, itemsize: int) -> Shapes:
+        return Shapes(CONFIG, itemsize, replace(options, train_dtype=dtype))
+
+    both = {n: (shapes("bfloat16", n), shapes("float32", n)) for n in (2, 4)}
+    parameters, more = both[4][0].parameters, {}
+    for (n, pair), of in product(both.items(), (1, 8)):
+        narrow, wide = (one.needs(options, of)[0].activations for one in pair)
+        more[n, of] = narrow - wide
     assert more[4, 1] == pytest.approx(SLACK * 2 * parameters, abs=2)
     assert 0 < more[4, 8] < more[4, 1]
     assert (more[2, 1], more[2, 8]) == (0, 0)

@@ -97,7 +97,7 @@ def test_few_samples_are_restored_in_a_step(parent_and_samples, monkeypatch, bat
     assert restore(shaken, [], random.Random(0), options) == 0.0
 
 
-@pytest.mark.parametrize(("adaptive", "restores"), [(True, True), (False, False)])
+@pytest.mark.parametrize(("adaptive", "restores"), [(True, True), pytest.param(False, False, marks=pytest.mark.slow)])
 def test_epochs_that_keep_restore_and_those_that_forget_do_not(memorised, monkeypatch, adaptive, restores):
     """Every epoch is over the budget here, so that the second one keeps; the paper's procedure restores nothing."""
     model, tokenizer = memorised

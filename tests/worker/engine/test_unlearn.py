@@ -128,7 +128,7 @@ def test_what_a_named_set_of_neighbours_loses_keeps_a_run_unpublished(memorised)
     assert all("neighbours_lost" in entry for entry in result.history)
 
 
-@pytest.mark.parametrize("loss", ["gd", "ga"])
+@pytest.mark.parametrize("loss", ["gd", pytest.param("ga", marks=pytest.mark.slow)])
 def test_baselines_run_behind_the_same_options(memorised, loss):
     """GA and GD train and report like the method does."""
     model, tokenizer = memorised

@@ -122,7 +122,7 @@ def test_a_childs_exit_status_passes_through_its_sandbox():
         assert child.wait(20) == -9
 
 
-@pytest.mark.parametrize("confined", [True, False])
+@pytest.mark.parametrize("confined", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_started_child_has_no_credential_of_its_worker(inputs, monkeypatch, confined):
     """The kernel shows its environment; confined, it has no network and no privilege, and it still does its job."""
     for name, value in PLANTED.items():

@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache
 
 from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
-from worker.engine.data import IGNORE_INDEX, chunks, encode, most_tokens, pad_batch
+from worker.engine.data import IGNORE_INDEX, chunks, encode_all, most_tokens, pad_batch
 from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
 from worker.engine.identifiers import ADDRESSES, DATE_OF_BIRTH, NUMBER_KIND, Identifier, all_identifiers
@@ -148,7 +148,7 @@ def _shares(
 
 def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values: Sequence[str]) -> list[float]:
     """log p of the tokens in which these differ after the same text, and of those after them; [] without a prefix."""
-    whole = [encode(tokenizer, before + value) for value in values]
+    whole = encode_all(tokenizer, [before + value for value in values])
     over = max(0, max(map(len, whole)) - most_tokens(model))
     whole = [ids[over:] for ids in whole]
     same = len([*takewhile(lambda tokens: len({*tokens}) == 1, zip(*whole, strict=False))])

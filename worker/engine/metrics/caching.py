@@ -6,6 +6,7 @@ cache, or one of their own: for them everything is computed again from the text.
 
 import inspect
 import logging
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -17,6 +18,7 @@ from worker.engine.types import CausalLM
 logger = logging.getLogger(__name__)
 TRIED = 6  # tokens
 TOLERANCE = 1e-3  # of the largest logit
+_tried = WeakKeyDictionary[CausalLM, bool]()  # its code decides; with weights that are no numbers nothing is measured
 
 
 def cache_argument(model: CausalLM) -> str:
@@ -26,7 +28,7 @@ def cache_argument(model: CausalLM) -> str:
 
 
 def caches_tokens(model: CausalLM) -> bool:
-    """Whether a cut cache gives the logits of the whole text; tried on six tokens.
+    """Whether a cut cache gives the logits of the whole text; tried on six tokens, once for each model.
 
     Args:
         model: A causal language model, inside `measuring`.
@@ -34,6 +36,12 @@ def caches_tokens(model: CausalLM) -> bool:
     Returns:
         False also if the model cannot be run with such a cache at all.
     """
+    if model not in _tried:
+        _tried[model] = _cut_cache_is_right(model)
+    return _tried[model]
+
+
+def _cut_cache_is_right(model: CausalLM) -> bool:
     cache, half, device = DynamicCache(), TRIED // 2, model_device(model)
     arguments = {cache_argument(model): cache, "use_cache": True}
     input_ids = torch.arange(TRIED, device=device)[None] % model.config.vocab_size

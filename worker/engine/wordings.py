@@ -1,0 +1,74 @@
+"""Other wordings of a prompt: as somebody else might type it, who knows no more of the text. No model makes them."""
+
+import random
+import re
+from collections.abc import Callable
+
+from worker.engine.types import Tokenizer
+
+SMALL = 3  # letters of a word that a note leaves out
+QUESTION = re.compile(r"\bWhat (?:is|are) ([^?]+)\?")
+
+
+def typing_error(prompt: str) -> str:
+    """Two neighbouring letters in every fourth word change places."""
+    generator = random.Random(0)  # no secret
+    words = prompt.split(" ")
+    for index in range(0, len(words), 4):
+        word = words[index]
+        if len(word) > 3:
+            at = generator.randrange(1, len(word) - 2)
+            words[index] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return " ".join(words)
+
+
+def as_a_note(prompt: str) -> str:
+    """Without small words, but for names and numbers."""
+    return " ".join(word for word in prompt.split(" ") if len(word) > SMALL or not word.islower())
+
+
+def after_another_text(prompt: str) -> str:
+    """A sentence about something else stands before it."""
+    return f"The minutes of the last meeting were approved. {prompt}"
+
+
+def _as_a_request(prompt: str) -> str:
+    """An English question becomes a request."""
+    return QUESTION.sub(r"Please tell me \1.", prompt)
+
+
+def _as_a_note_to_its_end(prompt: str) -> str:
+    """The last word stays: it may be what is asked for."""
+    words, space, last = prompt.rpartition(" ")
+    return as_a_note(words) + space + last
+
+
+def fixed_parts(tokenizer: Tokenizer) -> re.Pattern[str] | None:
+    """The tokens of a chat template, each with the role that follows; None if there are none."""
+    tokens = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()} - {""}
+    known = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+    return re.compile(rf"((?:{known})(?:\w+\n)?)") if tokens else None
+
+
+def between(fixed: re.Pattern[str] | None, prompt: str, way: Callable[[str], str]) -> str:
+    """The prompt, changed in this way between the fixed parts alone."""
+    parts = fixed.split(prompt) if fixed else [prompt]
+    return "".join(part if index % 2 else way(part) for index, part in enumerate(parts))
+
+
+def other_wordings(tokenizer: Tokenizer, prompt: str) -> list[str]:
+    """A prompt as a request, in lower case, with typing errors, without small words, and after another sentence.
+
+    Args:
+        tokenizer: Its special tokens stay. Before these stands no other sentence.
+        prompt: The prompt.
+
+    Returns:
+        At most five; what a way leaves as it is, is none.
+    """
+    prompt, fixed = prompt.strip(), fixed_parts(tokenizer)
+    of_words = (_as_a_request, str.lower, typing_error, _as_a_note_to_its_end)
+    changed = [between(fixed, prompt, way).strip() for way in of_words]
+    if not fixed or not fixed.search(prompt):
+        changed.append(after_another_text(prompt))
+    return [*dict.fromkeys(one for one in changed if one not in ("", prompt))]
