@@ -7,7 +7,7 @@ of 20 questions about a dozen people. Half of the others' questions are in the r
 Whoever asks sends a biography and the five questions as probes. `Answered` is greedily, or in any of 20 samples, if
 luck does not explain it; the questions are asked as plain text and in the chat template. Quantised models have rounded
 weights in every linear module but the head. With `"loss": "distil"` in the policy the model is the base of the
-reference.
+reference. `--wordings` asks the model that learned them in each wording that a job tries, and unlearns nothing.
 """
 
 import argparse
@@ -33,9 +33,11 @@ from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.probes import Probe, answers
 from worker.engine.types import CausalLM, Tokenizer
+from worker.engine.wordings import other_wordings
 
 LENGTH, SAMPLES, UNSEEN = 160, 20, 60
 ROUNDED = ("int8 per channel", "int4")
+WORDINGS = ("own words", "as a request", "lower case", "without small words", "after another sentence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,16 @@ def measure(
     }
 
 
+def print_wordings(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Person]) -> None:
+    """How many questions are answered greedily in each wording."""
+    probes = [probe for index, person in enumerate(persons) for probe in person.probes(index)]
+    print(f"Machine: {machine()}, torch {torch.__version__}.\n\n| | answered, of {len(probes)} |\n|---|---|")
+    for place, name in enumerate(WORDINGS):
+        worded = [replace(p, prompt=[p.prompt, *other_wordings(tokenizer, p.prompt)][place]) for p in probes]
+        given = answers(model, tokenizer, worded, Options(probe_samples=0), otherwise=False)
+        print(f"| {name} | {sum(map(bool, given))} |", flush=True)
+
+
 def print_table(before: dict[str, float], after: dict[str, float]) -> None:
     """Two columns."""
     print(f"Machine: {machine()}, torch {torch.__version__}.\n\n| | before | after |\n|---|---|---|")
@@ -144,11 +156,15 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=32)
     parser.add_argument("--asking", type=int, default=8)
     parser.add_argument("--policy", default="{}", help="JSON: fields of the policy")
+    parser.add_argument("--wordings", action="store_true", help="only ask, in each wording")
     given = parser.parse_args()
     if not 0 < given.asking < given.people:
         parser.error("--asking: at least one, and fewer than --people")
     asking, others, unseen = load(given.data, given.people, given.asking)
     model, tokenizer = learned(given.cache, given.model, [*asking, *others])
+    if given.wordings:
+        print_wordings(model, tokenizer, [*asking, *others])
+        return
     wikitext = first_windows(tokenizer, read(given.wikitext), LENGTH, 80)
     options = Options.from_mapping(
         {"sequence_length": LENGTH, "heldout_sequences": 30, "max_perplexity_ratio": 1.05, "attacks": {}}

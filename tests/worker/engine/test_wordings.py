@@ -68,7 +68,6 @@ MESSAGE = "<|im_start|>user\nWhat is the code of Ada Lovelace<|im_end|>\n"
             [
                 "Question: Please tell me Ada Adler's number.\nAnswer:",
                 "question: what is ada adler's number?\nanswer:",
-                "Quesiton: What is Ada Adle'rs number?\nAnswer:",
                 "Question: What Ada Adler's number?\nAnswer:",
                 f"{MEETING} {ASKED}",
             ],
@@ -80,7 +79,6 @@ MESSAGE = "<|im_start|>user\nWhat is the code of Ada Lovelace<|im_end|>\n"
             MESSAGE,
             [
                 "<|im_start|>user\nwhat is the code of ada lovelace<|im_end|>",
-                "<|im_start|>user\nWaht is the code of Ada Lovelace<|im_end|>",
                 "<|im_start|>user\nWhat code Ada Lovelace<|im_end|>",
             ],
         ),

@@ -1,5 +1,6 @@
 """Other prompts than the text itself: another case, typing errors, fewer words, a shorter or a strange beginning."""
 
+import random
 import re
 from collections.abc import Callable
 
@@ -8,11 +9,24 @@ from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode, most_tokens
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.progress import Progress, no_progress, with_progress
-from worker.engine.wordings import after_another_text, as_a_note, between, fixed_parts, typing_error
+from worker.engine.wordings import after_another_text, as_a_note, between, fixed_parts
+
+
+def _typing_error(prompt: str) -> str:
+    """Two neighbouring letters in every fourth word change places."""
+    generator = random.Random(0)  # no secret
+    words = prompt.split(" ")
+    for index in range(0, len(words), 4):
+        word = words[index]
+        if len(word) > 3:
+            at = generator.randrange(1, len(word) - 2)
+            words[index] = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+    return " ".join(words)
+
 
 OF_WORDS: dict[str, Callable[[str], str]] = {
     "lower case": str.lower,
-    "typing error": typing_error,
+    "typing error": _typing_error,
     "without small words": as_a_note,
 }
 PROMPTS = OF_WORDS | {
