@@ -146,8 +146,8 @@ def print_table(before: dict[str, float], after: dict[str, float]) -> None:
         print(f"| {name} | {before[name]:.3f} | {after[name]:.3f} |")
 
 
-def main() -> None:
-    """Learn, unlearn, measure; print the table."""
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -160,6 +160,12 @@ def main() -> None:
     given = parser.parse_args()
     if not 0 < given.asking < given.people:
         parser.error("--asking: at least one, and fewer than --people")
+    return given
+
+
+def main() -> None:
+    """Learn, unlearn, measure; print the table."""
+    given = arguments()
     asking, others, unseen = load(given.data, given.people, given.asking)
     model, tokenizer = learned(given.cache, given.model, [*asking, *others])
     if given.wordings:
