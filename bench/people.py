@@ -33,7 +33,7 @@ from worker.engine.metrics.memorization import mean_accuracy
 from worker.engine.metrics.perplexity import perplexity
 from worker.engine.probes import Probe, answers
 from worker.engine.types import CausalLM, Tokenizer
-from worker.engine.wordings import other_wordings
+from worker.engine.wordings import fixed_parts, other_wordings
 
 LENGTH, SAMPLES, UNSEEN = 160, 20, 60
 ROUNDED = ("int8 per channel", "int4")
@@ -133,8 +133,9 @@ def print_wordings(model: CausalLM, tokenizer: Tokenizer, persons: Sequence[Pers
     """How many questions are answered greedily in each wording."""
     probes = [probe for index, person in enumerate(persons) for probe in person.probes(index)]
     print(f"Machine: {machine()}, torch {torch.__version__}.\n\n| | answered, of {len(probes)} |\n|---|---|")
+    fixed = fixed_parts(tokenizer)
     for place, name in enumerate(WORDINGS):
-        worded = [replace(p, prompt=[p.prompt, *other_wordings(tokenizer, p.prompt)][place]) for p in probes]
+        worded = [replace(p, prompt=[p.prompt, *other_wordings(p.prompt, fixed)][place]) for p in probes]
         given = answers(model, tokenizer, worded, Options(probe_samples=0), otherwise=False)
         print(f"| {name} | {sum(map(bool, given))} |", flush=True)
 

@@ -9,6 +9,7 @@ secret is likely, in float32, after the answer's own beginning: likelier than wh
 would say.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from worker.engine.options import Options
 from worker.engine.progress import Progress, no_progress
 from worker.engine.saying import Texts, folded, secret_pattern
 from worker.engine.types import CausalLM, Tokenizer
-from worker.engine.wordings import other_wordings
+from worker.engine.wordings import fixed_parts, other_wordings
 
 MOST_BEFORE, MOST_SECRET = 16, 64  # tokens that an answer says before the secret; tokens of it that are compared
 ROWS_AT_ONCE, PROMPT_SEQUENCES = 64, 4  # rows of `sequence_length`; such lengths of a prompt
@@ -97,11 +98,11 @@ def answers(
     """
     answered: list[dict[tuple[int, ...], Answer]] = [{} for _ in probes]
     turns = [(False, 1, False), *([(True, 1, False)] if otherwise else []), (False, options.probe_samples, True)]
-    longest = most_tokens(model)
+    longest, fixed = most_tokens(model), fixed_parts(tokenizer)
     with torch.random.fork_rng():
         for turn, (worded, copies, sample) in enumerate(turns):
             asked = [i for i, of_probe in enumerate(answered) if not of_probe]
-            prompts = {i: _otherwise(tokenizer, probes[i]) if worded else [probes[i].prompt] for i in asked}
+            prompts = {i: _otherwise(probes[i], fixed) if worded else [probes[i].prompt] for i in asked}
             alike = _alike(tokenizer, probes, prompts, longest, PROMPT_SEQUENCES * options.sequence_length)
             done, total = 0, copies * sum(map(len, alike.values()))
             for (new, _), rows in alike.items():
@@ -117,11 +118,11 @@ def answers(
     return [[answer for answer in of_probe if next(likely)] for of_probe in said]
 
 
-def _otherwise(tokenizer: Tokenizer, probe: Probe) -> list[str]:
+def _otherwise(probe: Probe, fixed: re.Pattern[str] | None) -> list[str]:
     """Other wordings of a question; one that says the secret is none. (The attack `prompts` has some of texts.)"""
     if not QUESTION_MARKS & {*probe.prompt}:
         return []
-    return [one for one in other_wordings(tokenizer, probe.prompt) if not Texts([one]).say(probe.secret)]
+    return [one for one in other_wordings(probe.prompt, fixed) if not Texts([one]).say(probe.secret)]
 
 
 def still_said(model: CausalLM, said: Sequence[Answer], options: Options) -> list[int]:

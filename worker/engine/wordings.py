@@ -43,19 +43,19 @@ def between(fixed: re.Pattern[str] | None, prompt: str, way: Callable[[str], str
     return "".join(part if index % 2 else way(part) for index, part in enumerate(parts))
 
 
-def other_wordings(tokenizer: Tokenizer, prompt: str) -> list[str]:
+def other_wordings(prompt: str, fixed: re.Pattern[str] | None) -> list[str]:
     """A prompt as a request, in lower case, without small words, and after another sentence.
 
     Typing errors are none of them: a model that answered 19 of 20 questions gave 1 with errors (`bench.people`).
 
     Args:
-        tokenizer: Its special tokens stay. Before these stands no other sentence.
         prompt: The prompt.
+        fixed: The fixed parts of its tokenizer. They stay, and before them stands no other sentence.
 
     Returns:
         At most four; what a way leaves as it is, is none.
     """
-    prompt, fixed = prompt.strip(), fixed_parts(tokenizer)
+    prompt = prompt.strip()
     of_words = (_as_a_request, str.lower, _as_a_note_to_its_end)
     changed = [between(fixed, prompt, way).strip() for way in of_words]
     if not fixed or not fixed.search(prompt):

@@ -9,7 +9,7 @@ from tests import support
 from worker.engine import Options
 from worker.engine.generate import continuations
 from worker.engine.probes import Probe, _otherwise, answers
-from worker.engine.wordings import other_wordings
+from worker.engine.wordings import fixed_parts, other_wordings
 
 ASKED = "Question: What is Ada Adler's number?\nAnswer:"
 
@@ -36,11 +36,7 @@ def test_a_probe_is_asked_until_it_is_answered(two_adas, monkeypatch):
     """In its own words, then in others, then in samples."""
     model, tokenizer = two_adas
     own, other, never = (Probe("Ada?", number, 0) for number in ("5551288", "5550147", "5559999"))
-    worded, turns, really = [], [], continuations
-    monkeypatch.setattr(
-        "worker.engine.probes.other_wordings",
-        lambda tokenizer, prompt: worded.append(prompt) or other_wordings(tokenizer, prompt),
-    )
+    turns, really = [], continuations
 
     def drawn(model, prompts, new, **how):
         turns.append((len(prompts), how["temperature"]))
@@ -51,8 +47,7 @@ def test_a_probe_is_asked_until_it_is_answered(two_adas, monkeypatch):
     assert [
         bool(of) for of in answers(model, tokenizer, [own, other, never], Options(probe_samples=7), fractions.append)
     ] == [1, 1, 0]
-    assert (len(worded), turns[0], turns[-1]) == (2, (3, 0.0), (7, 1.0))
-    assert [temperature for _, temperature in turns] == sorted(temperature for _, temperature in turns)
+    assert turns == [(3, 0.0), (2, 0.0), (2, 0.0), (7, 1.0)]  # in lower case, and after another sentence
     assert (fractions, fractions[-1]) == (sorted(fractions), 1.0)
 
 
@@ -88,14 +83,14 @@ def test_a_prompt_is_worded_otherwise(prompt, worded):
     """What a way leaves as it is, is none; the parts of a chat template stay."""
     tokenizer = support.train_tokenizer(support.KNOWN)
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
-    assert other_wordings(tokenizer, prompt) == worded
+    assert other_wordings(prompt, fixed_parts(tokenizer)) == worded
 
 
 def test_questions_alone_are_worded_otherwise_and_say_no_secret(two_adas):
     """A model may repeat what it reads."""
-    _, tokenizer = two_adas
+    fixed = fixed_parts(two_adas[1])
     probe = Probe("Who is Ludwig van Beethoven?", "Ludwig Beethoven", 0)
-    worded = other_wordings(tokenizer, probe.prompt)
+    worded = other_wordings(probe.prompt, fixed)
     assert "Who Ludwig Beethoven?" in worded
-    assert _otherwise(tokenizer, probe) == [one for one in worded if one != "Who Ludwig Beethoven?"]
-    assert _otherwise(tokenizer, replace(probe, prompt="Here lives Ludwig van")) == []
+    assert _otherwise(probe, fixed) == [one for one in worded if one != "Who Ludwig Beethoven?"]
+    assert _otherwise(replace(probe, prompt="Here lives Ludwig van"), fixed) == []
