@@ -125,13 +125,16 @@ def clear_approvals(session: Session, request_id: UUID) -> None:
 
 
 def of_job(session: Session, job_id: UUID, *, with_records: bool = False, lock: bool = False) -> list[DeletionRequest]:
-    """The requests of a job, by deadline, locked if `lock`."""
+    """The requests of a job, in the order in which they came, locked if `lock`.
+
+    A compute child names them by their place in it. So the order must not change while a job runs, as deadlines do.
+    """
     query = select(DeletionRequest).where(DeletionRequest.job_id == job_id)
     if lock:
         query = query.with_for_update()
     if with_records:
         query = query.options(*CONTENT)
-    return list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.seq)))
+    return list(session.scalars(query.order_by(DeletionRequest.seq)))
 
 
 def custody(model_id: UUID) -> tuple[ColumnElement[bool], ...]:

@@ -32,8 +32,9 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier = requests.in_custody(session, job.model_id)
         first = models.version(session, job.model, 0)
         assert first is not None
-    numbered, earlier_numbered = dict(enumerate(current)), {FIRST_EARLIER + request.seq: request for request in earlier}
-    texts, request_ids = _unsealed_texts(services, numbered)
+    kept = {index: one for index, one in enumerate(current) if one.wrapped_key}  # a rejected one may have been purged
+    earlier_numbered = {FIRST_EARLIER + request.seq: request for request in earlier}
+    texts, request_ids = _unsealed_texts(services, kept)
     earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier_numbered)
     root = forget_set_root([(request.ref, request.commitment) for request in current])
     return JobInput(
@@ -51,7 +52,7 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier_texts=earlier_texts,
         earlier_request_ids=earlier_request_ids,
         earlier_refs={str(number): request.ref for number, request in earlier_numbered.items()},
-        probes=_unsealed_probes(services, numbered | earlier_numbered),
+        probes=_unsealed_probes(services, kept | earlier_numbered),
         base=str(services.storage.release(job.model.base) / "model") if job.model.base else None,
         run=f"{root.hex()}/{job.parent_version.digest}",
     )

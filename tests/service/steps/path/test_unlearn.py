@@ -7,11 +7,15 @@ import pytest
 from service.db import jobs, models
 from service.db.tables import Model
 from service.domain.errors import PermanentJobError
+from service.domain.states import Stage
 from service.steps.operator.withdraw import withdraw_version
 from service.steps.path.batch import batch_requests
 from service.steps.path.compute_input import check_files, check_reference_texts, compute_input
-from tests.service.conftest import only_model, submit
-from tests.service.jobs import claim, published
+from service.steps.path.unlearn import store_rejected, store_stage
+from service.steps.path.verify import store_report
+from service.steps.upkeep.purge import purge_request
+from tests.service.conftest import REQUESTS, only_model, submit
+from tests.service.jobs import about, child_report, claim, published
 
 
 def test_a_later_job_is_given_version_0_as_well(api, services, model):
@@ -25,6 +29,34 @@ def test_a_later_job_is_given_version_0_as_well(api, services, model):
     inputs = compute_input(services, job_id, claim(services, job_id))
     digests = [api.get(f"/v1/models/tiny/versions/{number}").json()["digest"] for number in (0, 2)]
     assert [inputs.first, inputs.parent] == [str(services.storage.release(digest) / "model") for digest in digests]
+
+
+def test_a_number_means_the_same_request_for_as_long_as_the_job_runs(api, services, model):
+    """A deadline that is extended meanwhile gives no result to anybody else."""
+    first, second = submit(api, records=[{"text": "a record"}]), submit(api, records=[{"text": "another"}])
+    job_id = batch_requests(services, only_model(services))
+    fence = claim(services, job_id)
+    before = compute_input(services, job_id, fence)
+    extended = api.post(f"{REQUESTS}/{first['id']}/extend", json={"reason": "complexity"}).json()
+    assert extended["due_at"] > second["due_at"]
+    after = compute_input(services, job_id, fence)
+    assert (before.texts, before.request_ids) == (after.texts, after.request_ids) == (["a record", "another"], [0, 1])
+    report = about(2, memorised=[0], verdicts={"0": "FAIL", "1": "PASS"}, outcome="failed", reason="criterion_missed")
+    for stage in (Stage.UNLEARN, Stage.MERGE, Stage.VERIFY):
+        store_stage(services, job_id, fence, stage)
+    store_report(services, job_id, fence, child_report(report))
+    assert [api.get(f"{REQUESTS}/{one['id']}").json()["verdict"] for one in (first, second)] == ["FAIL", "PASS"]
+
+
+def test_a_rejected_request_that_was_purged_stops_no_other_of_its_job(api, services, model):
+    """A further attempt goes on without it, and numbers the others as before."""
+    rejected, other = submit(api, records=[{"text": "short"}]), submit(api, records=[{"text": "a record"}])
+    job_id = batch_requests(services, only_model(services))
+    store_rejected(services, job_id, claim(services, job_id), {0: "too_short"})
+    purge_request(services, UUID(rejected["id"]), UUID(int=0))
+    inputs = compute_input(services, job_id, 1)
+    assert (inputs.texts, inputs.request_ids) == (["a record"], [1])
+    assert api.get(f"{REQUESTS}/{other['id']}").json()["status"] == "batched"
 
 
 def stored_overlap(services) -> dict | None:
