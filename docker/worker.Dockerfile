@@ -16,7 +16,7 @@ FROM python:3.12-slim-trixie
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN useradd --create-home --uid 10001 unlearnd && install -d -o unlearnd /storage /storage/work /keys /epochs
 WORKDIR /app
-RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" 'torch>=2.4'
+RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" 'torch>=2.6'
 COPY docker/worker.lock ./
 RUN pip install --no-cache-dir --require-hashes --no-deps -r worker.lock
 # From here on without an index: pip stops if the lock lacks something.

@@ -63,7 +63,7 @@ RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every f
 WIDTH_RATE = 0.4  # the learning rate times the hidden size
 LAST_STEPS, LAST_RATE = 5, 0.1  # of an epoch after the fixed steps; the share of the learning rate there
 NEARBY_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of variants, and of ends after other prompts; of what is measured
-REFERENCE_RESERVE = 0.02  # of MA: the model is right a little more often than what it learns from
+REFERENCE_RESERVE = 0.015  # of MA, beside the policy's: the model is right a little more often than what it learns from
 
 
 @dataclass(slots=True)
@@ -160,7 +160,8 @@ class Distiller:
         """Lower the reference where these margins, or its own, miss the criterion, numbers last; returns the rows."""
         margins = margins or [self.reference.true_tokens(i, calibration)[0] for i in range(len(self.forget.sequences))]
         ordered = with_numbers_last(margins, self.compared.numbers)
-        rows = rows_to_lower(self.forget, self.thresholds, ordered, self.counted, REFERENCE_RESERVE)
+        reserve = REFERENCE_RESERVE + self.options.reserve
+        rows = rows_to_lower(self.forget, self.thresholds, ordered, self.counted, reserve)
         self.reference.lower(rows, calibration)
         return rows
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from worker.engine.identifiers import NAME, NUMBER
+from worker.engine.identifiers import CAPITAL, NAME, NUMBER, plain
 from worker.engine.prepare import Prepared
 from worker.engine.saying import folded
 from worker.engine.types import Tokenizer
@@ -21,7 +21,7 @@ MOST_OF_A_TEXT = 0.5  # share of such a text's runs that a sample may say
 ALIKE = 0.7  # share of a number's digits; a number that begins with them is nearly the same one
 FEWEST_WORDS, FEWEST_LETTERS = 4, 4  # of a prompt, of a secret; shorter ones are said by chance
 WORD = re.compile(r"[^\W_]+")
-CAPITALISED = re.compile(r"\b[^\W\d_a-z][\w'’-]*")
+CAPITALISED = re.compile(rf"\b{CAPITAL}[\w'’-]*")
 
 
 class Forgotten:
@@ -71,7 +71,7 @@ def _pairs_of_capitals(text: str) -> Iterator[str]:
 
 def _numbers(text: str) -> Iterator[str]:
     """How the numbers in a text begin: the digits by which two numbers of a length are compared, and the length."""
-    for match in NUMBER.finditer(text):
+    for match in NUMBER.finditer(plain(text)):
         digits = "".join(filter(str.isdigit, match.group()))
         yield f"{digits[: math.ceil(ALIKE * len(digits))]}/{len(digits)}"
 

@@ -3,24 +3,26 @@
 Text that the parent knows by heart sets limits that a memorised request would meet.
 
 A few known texts are borne: they are left out of thresholds and of what attacks compare with. Licences and well-known
-quotations stand in any large corpus. More than a few are refused.
+quotations stand in any large corpus. More than a few are refused, and so are two groups of which the model predicts one
+far better than the other.
 
 Text that was seen too seldom to be known by heart shows in its numbers: to a model that never saw them, the last digits
 of other texts' numbers are as likely in their place. If the true ones are the likeliest too often, the held-out text is
 refused, too.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, islice
-from statistics import median
+from statistics import fmean, median
 
 from worker.engine.attacks.exposure import Secret, secrets_in, share_of_less_likely
 from worker.engine.criterion import MIN_HELDOUT, Threshold, thresholds_for
 from worker.engine.data import chunks, decoded
 from worker.engine.errors import HeldoutKnown
-from worker.engine.identifiers import NUMBER, NUMBER_KIND
+from worker.engine.identifiers import NUMBER, NUMBER_KIND, plain
 from worker.engine.likelihoods import greedy_decodings
 from worker.engine.metrics.extraction import fitting_n
 from worker.engine.metrics.memorization import accuracy, token_matches
@@ -33,6 +35,7 @@ from worker.engine.progress import Progress, no_progress, partial_progress, with
 from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN_MA = 0.9  # nobody guesses so much of a text
+APART = 5.0  # standard deviations in two groups, between their means; values spread evenly have 3.5
 LEAST_OVER, DEVIATIONS = 0.25, 4.0  # over the median MA; the deviations are robust ones (1.4826 x the median deviation)
 FEWEST_TOKENS = 16  # of a text; fewer are guessed by chance
 MOST_GUESSED_SHORT = 0.25  # of twenty texts that short, or more
@@ -44,7 +47,7 @@ FEWEST_NUMBERS, MOST_NUMBERS, MOST_GUESSED = 20, 32, 1 / 3  # by chance in fewer
 
 
 def known_by_heart(model: CausalLM, heldout: Sequence[list[int]], progress: Progress = no_progress) -> list[list[int]]:
-    """The held-out sequences that the parent knows by heart: of a very high MA, or far over the others'.
+    """The held-out sequences that the parent knows: of a very high MA, far over the others', or a group over theirs.
 
     Short ones count if more of them are right than chance would explain.
 
@@ -63,7 +66,8 @@ def known_by_heart(model: CausalLM, heldout: Sequence[list[int]], progress: Prog
     ma = [accuracy(row) for batch in batches for row in token_matches(model, batch)]
     middle = median(ma)
     spread = 1.4826 * median(abs(value - middle) for value in ma)
-    limit = min(KNOWN_MA, middle + max(LEAST_OVER, DEVIATIONS * spread))
+    of_long = [value for ids, value in zip(heldout, ma, strict=True) if len(ids) > FEWEST_TOKENS]
+    limit = min(KNOWN_MA, middle + max(LEAST_OVER, DEVIATIONS * spread), _highest_of_lower_group(of_long))
     of_short = [value > KNOWN_MA for ids, value in zip(heldout, ma, strict=True) if len(ids) <= FEWEST_TOKENS]
     many = len(of_short) >= MIN_HELDOUT and sum(of_short) > MOST_GUESSED_SHORT * len(of_short)
     by_chance = 0 if many else FEWEST_TOKENS
@@ -71,6 +75,27 @@ def known_by_heart(model: CausalLM, heldout: Sequence[list[int]], progress: Prog
     if len(known) > MOST_KNOWN * len(ma):
         raise HeldoutKnown(f"heldout: the model knows {len(known)} of {len(ma)} texts by heart; they must be unseen")
     return known
+
+
+def _highest_of_lower_group(ma: Sequence[float]) -> float:
+    """The highest MA of the lower one of two groups, each more than a few texts; 1 if all are one group.
+
+    They are split where they vary least within (Otsu 1979).
+    """
+    ordered, few = sorted(ma), math.floor(MOST_KNOWN * len(ma)) + 1
+    splits = [(ordered[:at], ordered[at:]) for at in range(few, len(ordered) - few + 1)]
+    within = [sum(_squares(group) for group in groups) for groups in splits]
+    if not splits:
+        return 1.0
+    low, high = splits[within.index(min(within))]
+    apart, deviation = fmean(high) - fmean(low), math.sqrt(min(within) / len(ma))
+    return low[-1] if apart > max(LEAST_OVER, APART * deviation) else 1.0
+
+
+def _squares(values: Sequence[float]) -> float:
+    """The sum of squared deviations from their mean."""
+    mean = fmean(values)
+    return sum((value - mean) ** 2 for value in values)
 
 
 def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progress: Progress = no_progress) -> None:
@@ -101,7 +126,7 @@ def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progres
         return  # retain text may be long
     said = Counter[str]()
     for text in [*texts, *others_said, *data.retain_texts]:
-        in_text = " ".join(map(_digits, NUMBER.findall(text)))
+        in_text = " ".join(map(_digits, NUMBER.findall(plain(text))))
         said.update(digits for digits in known if digits in in_text)
     left = {digits[-LAST_DIGITS:]: one for digits, one in known.items() if said[digits] <= 1}
     if len(left) < FEWEST_NUMBERS:

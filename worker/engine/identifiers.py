@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+LOWER = "".join(filter(str.islower, map(chr, range(0x10000))))  # letters of all scripts that have cases
+CAPITAL = rf"[^\W\d_{LOWER}]"  # or a letter of a script without cases
 BORN = r"(?:born|birth(?:date|day)?|dob|geboren|geb\.|geburts(?:datum|tag)|née?|nacid[oa]|nat[oa] (?:il|a|in))"
 BEFORE_DATE = r"[^\w.!?]{1,5}(?:\w[\w'’-]{0,14}+[^\w.!?]{1,2}){0,5}?"
 MONTH, DAY = r"[^\W\d_]{3,12}\.?", r"\d{1,2}(?:st|nd|rd|th|er|\.)?"
 DATE = rf"{DAY} (?:of |de )?{MONTH}(?: de)?,? \d{{4}}|{MONTH} {DAY},? \d{{4}}|\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{1,4}}"
-CAPITALISED = r"[^\W\d_a-z][\w'’-]{0,30}"
+CAPITALISED = rf"{CAPITAL}[\w'’-]{{0,30}}"
 LIVES = r"(?:address(?: is)?|(?:lived|lives|living|resides|residing) at|moved to)\W{1,3}"
 FLAT = r"(?:Flat|Studio|Apartment|Apt|Unit|Suite) \d{1,6}[A-Za-z]?,?"
 HOUSE = rf"(?:{FLAT}|\d{{1,6}}[A-Za-z]?(?! {CAPITALISED},? \d{{4}}))"
@@ -24,6 +26,10 @@ NUMBER = re.compile(
     rf"|(?<!\d)(?!{YEAR} )\d{{2,5}} - \d{{2,5}} - \d{{2,5}}(?!\d)"
     r"|\d(?:[ ()./-]?\d){4,30}"
 )
+KEYBOARD = str.maketrans({
+    **dict.fromkeys("\N{NO-BREAK SPACE}\N{FIGURE SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}", " "),
+    **dict.fromkeys("\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{MINUS SIGN}", "-"),
+})  # fmt: skip
 EMAIL_ADDRESS, DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "e-mail address", "date of birth", "home address", "number"
 ADDRESSES = (EMAIL_ADDRESS, HOME_ADDRESS)
 PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
@@ -32,11 +38,11 @@ PATTERNS = {  # the group that matches is the identifier; what is one already is
     HOME_ADDRESS: re.compile(
         rf"\b(?i:{LIVES})({HOUSE}(?: (?:St\. )?{CAPITALISED}){{1,4}})"
         rf"|\b(\d{{1,6}}[A-Za-z]?(?: (?:St\. )?{CAPITALISED}){{1,3}} {STREET})"
-        r"|\b([^\W\d_a-z][\w-]{1,30}(?:straße|strasse|str\.|gasse|allee) \d{1,4}[a-z]?)\b"
+        rf"|\b({CAPITAL}[\w-]{{1,30}}(?:straße|strasse|str\.|gasse|allee) \d{{1,4}}[a-z]?)\b"
     ),
     NUMBER_KIND: re.compile(rf"\+?(?:{NUMBER.pattern})"),
 }
-NAME = re.compile(r"\b[^\W\d_a-z][\w'’-]{1,40}(?: [^\W\d_a-z][\w'’-]{1,40}){1,3}")
+NAME = re.compile(rf"\b{CAPITAL}[\w'’-]{{1,40}}(?: {CAPITAL}[\w'’-]{{1,40}}){{1,3}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +60,18 @@ class Identifier:
     value: str = field(repr=False)
 
 
+def plain(text: str) -> str:
+    """Text whose spaces and hyphens are those of a keyboard, each in the place of its own."""
+    return text.translate(KEYBOARD)
+
+
 def all_identifiers(text: str) -> Iterator[Identifier]:
     """Every identifier in a text, kind by kind. None overlaps another."""
+    searched = plain(text)
     for kind, pattern in PATTERNS.items():
-        left = list(text)
-        for match in pattern.finditer(text):
+        left = list(searched)
+        for match in pattern.finditer(searched):
             start, end = match.span(match.lastindex or 0)
             left[start:end] = "\n" * (end - start)
             yield Identifier(kind, start, text[start:end].rstrip(".,'’-"))
-        text = "".join(left)
+        searched = "".join(left)

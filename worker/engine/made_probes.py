@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
@@ -9,12 +10,13 @@ from typing import TypeVar
 
 from worker.engine.identifiers import NAME, all_identifiers
 from worker.engine.probes import Probe, chats
-from worker.engine.saying import Texts
+from worker.engine.saying import Texts, folded, secret_pattern
 from worker.engine.types import Tokenizer
 
 MOST_GIVEN, MOST_MADE = 1024, 128  # probes given and made for this run
 FEWEST_EARLIER, MOST_EARLIER = 8, 32  # asked of earlier requests: as many as of this run, within these bounds
-WORDS_BEFORE, CHARACTERS_BEFORE, MOST_SEARCHED = 12, 300, 20_000  # that are a prompt; characters of a record
+WORDS_BEFORE, CHARACTERS_BEFORE = 12, 300  # that are a prompt
+PIECE = 20_000  # characters of a record that are searched together; pieces overlap by the characters of a prompt
 OF_A_KIND = 3  # identifiers of a record
 Item = TypeVar("Item")
 Records = Sequence[tuple[str, int]]  # text, index of its request
@@ -87,8 +89,10 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, 
     """
     texts: dict[int, list[str]] = {}
     for text, request in records:
-        if any(all_identifiers(text[:MOST_SEARCHED])):
-            texts.setdefault(request, []).append(text[:MOST_SEARCHED])
+        starts = range(0, max(1, len(text) - CHARACTERS_BEFORE), PIECE - CHARACTERS_BEFORE)
+        pieces = (text[start : start + PIECE] for start in starts)
+        if identifying := [piece for piece in pieces if any(all_identifiers(piece))]:
+            texts.setdefault(request, []).extend(identifying)
     requests = _at_most(most, [*texts], draw)
     fair = max(1, most // max(1, len(requests)))
     return [probe for one in requests for probe in _of_request(tokenizer, texts[one], kept, one, fair, draw)]
@@ -109,7 +113,8 @@ def _of_request(
 def _of_text(tokenizer: Tokenizer, text: str, kept: Texts, request: int) -> Iterator[Probe]:
     """For the first identifiers of each kind the words before them; for the very first one questions, too.
 
-    It belongs to the name nearest before it, or to the first name of the text: each has a question.
+    It belongs to the name nearest before it, or to the first name of the text: each has a question. What says the
+    identifier itself is no prompt: a model that never saw it would repeat it.
     """
     names = list(NAME.finditer(text))
     values: dict[str, set[str]] = {}
@@ -117,12 +122,20 @@ def _of_text(tokenizer: Tokenizer, text: str, kept: Texts, request: int) -> Iter
         alike = values.setdefault(one.kind, set())
         if len(alike) == OF_A_KIND or one.value in alike or kept.say(one.value):
             continue
+        says, prompts = secret_pattern(one.value), []
         if not alike:
             before = [name for name in names if name.end() <= one.start]
             for name in (*before[-1:], *names[:1]):
                 question = f"What is {name.group()}'s {one.kind}?"
-                form = question if chats(tokenizer) else f"Question: {question}\nAnswer:"
-                yield Probe(form, one.value, request)
-        if words := " ".join(text[: one.start][-CHARACTERS_BEFORE:].split()[-WORDS_BEFORE:]):
-            yield Probe(words, one.value, request)
+                prompts.append(question if chats(tokenizer) else f"Question: {question}\nAnswer:")
+        prompts.append(_last_words(text[: one.start]))
+        yield from (
+            Probe(prompt, one.value, request) for prompt in prompts if prompt and not says.search(folded(prompt))
+        )
         alike.add(one.value)
+
+
+def _last_words(text: str) -> str:
+    """The last words of a text as they stand there, with its own spaces and lines between them."""
+    words = [*re.finditer(r"\S+", text[-CHARACTERS_BEFORE:])][-WORDS_BEFORE:]
+    return text[-CHARACTERS_BEFORE:][words[0].start() : words[-1].end()] if words else ""

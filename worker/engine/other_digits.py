@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers
+from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers, plain
 from worker.engine.saying import NOTHING
 
 FEWEST_DIGITS = 3  # of an identifier that can have others
@@ -32,7 +32,7 @@ class OtherDigits:
         self._draw = random.Random(seed)  # no secret
         shown = [one for text in unseen for one in identifiers_with_digits(text)]
         self._dates = Counter(_form(one) for one in shown if one.kind == DATE_OF_BIRTH)
-        self._formats = _formats([one for one in shown if one.kind != DATE_OF_BIRTH and _masked(one).isascii()])
+        self._formats = _formats([one for one in shown if one.kind != DATE_OF_BIRTH and plain(_masked(one)).isascii()])
 
     def are_shown(self, one: Identifier) -> bool:
         """Whether unseen texts show what others there may be: dates of its form, or identifiers of its shape."""

@@ -54,5 +54,6 @@ def _rows(model: CausalLM, sequences: Sequence[Sequence[int]], train_dtype: str)
     input_ids, mask, labels = (t.to(model_device(model)) for t in pad_batch(sequences))
     with training(model, train_dtype), torch.no_grad():
         hidden = hidden_states(model, input_ids, mask, use_cache=False)
+    torch.clear_autocast_cache()  # older torch used what it cast without gradients again with them (pytorch#158232)
     rows, targets = predicted_rows(hidden, labels)
     return rows.detach(), targets

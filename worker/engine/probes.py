@@ -25,7 +25,8 @@ from worker.engine.saying import Texts, folded, secret_pattern
 from worker.engine.types import CausalLM, Tokenizer
 from worker.engine.wordings import fixed_parts, other_wordings
 
-MOST_BEFORE, MOST_SECRET = 16, 64  # tokens that an answer says before the secret; tokens of it that are compared
+MOST_BEFORE, BEFORE_IN_A_MESSAGE = 16, 32  # tokens that an answer says before the secret
+MOST_SECRET = 64  # tokens of it that are compared
 ROWS_AT_ONCE, PROMPT_SEQUENCES = 64, 4  # rows of `sequence_length`; such lengths of a prompt
 MOST_ANSWERS = 3  # of a probe, that training works on
 LUCK = 0.02
@@ -160,26 +161,29 @@ def _alike(
     alike: dict[tuple[int, int], list[tuple[int, list[int]]]] = {}
     for i, worded in prompts.items():
         secret = len(tokenizer(probes[i].secret, add_special_tokens=False)["input_ids"])
-        new = min(MOST_BEFORE + min(secret, MOST_SECRET), longest // 2)
-        new = min(new + -new % 8, longest // 2)  # few different ones, so that many are asked at once
-        for prompt in (form for one in worded for form in _forms(tokenizer, one)):
+        for before, prompt in (form for one in worded for form in _forms(tokenizer, one)):
+            new = before + min(secret, MOST_SECRET)
+            new = min(new + -new % 8, longest // 2)  # few different ones, so that many are asked at once
             cut = prompt[-min(longest - new, longest_prompt) :]
             alike.setdefault((new, len(cut)), []).append((i, cut))
     return alike
 
 
-def _forms(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
-    """A prompt as plain text and, where there is a chat template, as a message."""
-    forms, text = [encode(tokenizer, prompt.rstrip())], as_message(tokenizer, prompt)
+def _forms(tokenizer: Tokenizer, prompt: str) -> list[tuple[int, list[int]]]:
+    """A prompt as plain text and, where there is a chat template, as a message, which is answered in a sentence.
+
+    Before each stands how many tokens its answer may say before the secret.
+    """
+    forms, text = [(MOST_BEFORE, encode(tokenizer, prompt.rstrip()))], as_message(tokenizer, prompt)
     if text is not None:
-        forms.append(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return [ids for ids in forms if ids]
+        forms.append((BEFORE_IN_A_MESSAGE, tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return [form for form in forms if form[1]]
 
 
 def as_answered(tokenizer: Tokenizer, probe: Probe) -> list[int]:
     """Token ids of a probe with its secret, in the chat template where there is one."""
-    form = [[], *_forms(tokenizer, probe.prompt)][-1]
-    return [*form, *tokenizer(probe.secret, add_special_tokens=False)["input_ids"]]
+    forms = _forms(tokenizer, probe.prompt)
+    return [*(forms[-1][1] if forms else []), *tokenizer(probe.secret, add_special_tokens=False)["input_ids"]]
 
 
 def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
@@ -187,7 +191,7 @@ def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
     if not chats(tokenizer):
         return None
     message = [{"role": "user", "content": prompt}]
-    how = {"tokenize": False, "add_generation_prompt": True, "date_string": ANY_DATE}
+    how = {"tokenize": False, "add_generation_prompt": True, "date_string": ANY_DATE, "enable_thinking": False}
     try:
         return str(tokenizer.apply_chat_template(message, **how, strftime_now=lambda _: ANY_DATE))
     except (TemplateError, TypeError, KeyError, ValueError):

@@ -184,10 +184,8 @@ class Reference:
             unseen: Held-out sequences that the reference was not trained on; they are cut to lengths of these.
         """
         model.float()
-        self._head, self._rows = Head(model), _last_hidden_rows(model, forget)
-        self._targets = [
-            torch.tensor(ids[1:], device=rows.device) for ids, rows in zip(forget, self._rows, strict=True)
-        ]
+        self._head, self._device, self._rows = Head(model), model_device(model), _last_hidden_rows(model, forget)
+        self._targets = [torch.tensor(ids[1:]) for ids in forget]
         self.gaps, self.shifts = ([torch.zeros(len(ids) - 1) for ids in forget] for _ in range(2))
         unseen = cut_alike(unseen, own)
         self._texts, self._parts = (list(own), unseen), min(parts_for(own), parts_for(unseen))
@@ -243,8 +241,8 @@ class Reference:
             once it is lowered. [T-1] in nats each, on the CPU.
         """
         parts = []
-        for start, part in self._head.chunks(self._rows[index]):
-            logits, targets = self._head(part), self._targets[index][start : start + len(part)]
+        for start, part in self._head.chunks(self._rows[index].to(self._device)):
+            logits, targets = self._head(part), self._targets[index][start : start + len(part)].to(self._device)
             margins = margin_rows(logits, targets)
             lowered = logits.scatter_add(-1, targets[:, None], -margins.clamp(min=0)[:, None])
             parts.append((margins, *(calibration(scores_of_rows(q, targets))[0] for q in (logits, lowered))))
@@ -263,7 +261,7 @@ class Reference:
         """
         skipped = [start - 1 for start in starts or [1] * len(indices)]
         rows, targets, gaps, shifts = (
-            torch.cat([values[i][skip:] for i, skip in zip(indices, skipped, strict=True)]).to(self._rows[0].device)
+            torch.cat([values[i][skip:] for i, skip in zip(indices, skipped, strict=True)]).to(self._device)
             for values in (self._rows, self._targets, self.gaps, self.shifts)
         )
 
@@ -278,11 +276,11 @@ class Reference:
 
 
 def _last_hidden_rows(model: CausalLM, sequences: Sequence[list[int]]) -> list[Tensor]:
-    """The hidden states [T-1, h] that predict each sequence's tokens."""
+    """The hidden states [T-1, h] that predict each sequence's tokens, on the CPU: a forget set may be large."""
     rows: list[Tensor] = []
     with measuring(model):
         for batch in chunks(sequences, BATCH):
             input_ids, mask, _ = (t.to(model_device(model)) for t in pad_batch(batch))
             hidden = hidden_states(model, input_ids, mask, use_cache=False)
-            rows += [hidden[i, : len(ids) - 1].clone() for i, ids in enumerate(batch)]
+            rows += [hidden[i, : len(ids) - 1].cpu().clone() for i, ids in enumerate(batch)]
     return rows

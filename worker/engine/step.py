@@ -125,6 +125,7 @@ def _add_hidden_gradients(
 
     with without_adapter(adapter), torch.no_grad():
         parent = states()
+    torch.clear_autocast_cache()  # as in `parent._rows`
     value = weight * loss(states(), parent, counted)
     torch.autograd.backward(value)
     return float(value.detach())

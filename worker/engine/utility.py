@@ -79,8 +79,18 @@ def measure_quality(model: CausalLM, data: Prepared, options: Options) -> Qualit
     return Quality(
         heldout_perplexity=perplexity(model, data.utility),
         retain_perplexity=perplexity(model, data.retain[: options.utility_sequences]),
-        neighbours=[(mean_accuracy(model, n), mean_loss(model, n)) if n else NOTHING_LEFT for n in data.neighbours],
+        neighbours=[_known(model, near) if near else NOTHING_LEFT for near in data.neighbours],
     )
+
+
+def _known(model: CausalLM, near: list[list[int]]) -> tuple[float, float]:
+    """Mean MA, and mean negative log-likelihood a token, in nats."""
+    return mean_accuracy(model, near), mean_loss(model, near)
+
+
+def _lost(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """What was lost of MA, or of log-likelihood a token: the greater of the two."""
+    return max(before[0] - after[0], after[1] - before[1])
 
 
 def compare(before: Quality, after: Quality, first_perplexity: float, options: Options) -> Utility:
@@ -97,10 +107,7 @@ def compare(before: Quality, after: Quality, first_perplexity: float, options: O
     """
     ratio, total = after.heldout_perplexity / before.heldout_perplexity, after.heldout_perplexity / first_perplexity
     pairs = list(zip(before.neighbours, after.neighbours, strict=True))
-    lost = [
-        max(ma - new_ma, new_loss - loss) if (ma, loss) != NOTHING_LEFT else -math.inf
-        for (ma, loss), (new_ma, new_loss) in pairs
-    ]
+    lost = [_lost(*pair) if tuple(pair[0]) != NOTHING_LEFT else -math.inf for pair in pairs]
     worst = lost.index(max(lost))
     (ma_before, loss_before), (ma_after, loss_after) = pairs[worst]
     return Utility(
@@ -134,7 +141,7 @@ class Watched:
         utility: Held-out sequences.
         parent_perplexity: The parent's perplexity on them.
         neighbours: Of each set and kind of neighbours the likest sequences, WATCHED at most.
-        parent_losses: Of each of these sets the parent's mean negative log-likelihood a token, in nats.
+        parent_neighbours: Of each of these sets the parent's mean MA, and its mean negative log-likelihood a token.
         samples: Samples of the parent that nothing is trained on: what it says by itself, whoever it is about.
         parent_samples_loss: The parent's negative log-likelihood a token on them, the mean over the samples. The
             model's, less this, is about KL(parent || model): the parent did not draw the opening tokens.
@@ -143,7 +150,7 @@ class Watched:
     utility: list[list[int]]
     parent_perplexity: float
     neighbours: list[list[list[int]]] = field(default_factory=list)
-    parent_losses: list[float] = field(default_factory=list)
+    parent_neighbours: list[tuple[float, float]] = field(default_factory=list)
     samples: list[list[int]] = field(default_factory=list)
     parent_samples_loss: float = 0.0
 
@@ -154,16 +161,17 @@ class Watched:
         """What a run looks at. At a fixed rate only distillation looks at neighbours: else nothing would follow."""
         follows = options.adaptive or options.loss == DISTIL
         likest = [near[:WATCHED] for near in data.neighbours if near] if follows else []
-        losses = [mean_loss(parent, near) for near in likest]
-        return cls(data.utility, parent_perplexity, likest, losses, samples, _loss_by_sequences(parent, samples))
+        known = [_known(parent, near) for near in likest]
+        return cls(data.utility, parent_perplexity, likest, known, samples, _loss_by_sequences(parent, samples))
 
     def measure(self, model: CausalLM) -> EpochEntry:
-        """Held-out perplexity, and what was lost of log-likelihood a token, in nats.
+        """Held-out perplexity, and what was lost.
 
-        `neighbours_lost` is of the set of neighbours that lost most, `samples_lost` of the parent's samples.
+        `neighbours_lost` is of MA or of log-likelihood a token, in nats, of the set of neighbours that lost most;
+        `samples_lost` is of the log-likelihood of the parent's samples.
         """
-        losses = zip(self.neighbours, self.parent_losses, strict=True)
-        lost = [mean_loss(model, near) - before for near, before in losses]
+        known = zip(self.neighbours, self.parent_neighbours, strict=True)
+        lost = [_lost(before, _known(model, near)) for near, before in known]
         entry: EpochEntry = {"perplexity": perplexity(model, self.utility)}
         if lost:
             entry["neighbours_lost"] = max(lost)

@@ -19,7 +19,7 @@ from service.domain.attacks import ATTACK_NAMES, MAY_NOT_APPLY
 from tests import support
 from worker.engine.attacks import ATTACKS, OF_EVERY_TEXT, TWO_SIDED, run_attacks, scores
 from worker.engine.attacks.exposure import MOST_ATTACKS
-from worker.engine.attacks.prompts import PROMPTS, _changed
+from worker.engine.attacks.prompts import PROMPTS, _changed, _middle
 from worker.engine.attacks.quantised import ROUNDINGS, rounded
 from worker.engine.attacks.relearned import relearned
 from worker.engine.attacks.scores import LEVEL, Scores, judged, least_p_value, rank_test
@@ -59,11 +59,22 @@ def test_an_attack_leaves_the_model_as_it_was(of, memorised):
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("text", ["Name:\tHannah\nPhone:\t5550147", "渡辺直美の電話番号は5550147です"])
+def test_other_prompts_need_no_spaces(of, text):
+    """Columns, lines, and scripts without spaces: a strange text before the first half is another prompt."""
+    subject = of([text])
+    assert ATTACKS["prompts"](subject, no_progress).forget
+    known = subject.texts()[0][0]
+    middle = _middle(known)
+    assert 0 < middle < len(known)
+
+
 def test_what_is_not_run_says_why(of):
     """Switched off, nothing to attack, or too few unseen texts for the level: never a PASS."""
     policy = DEFAULT_ATTACKS | {"relearned": "off"}
-    results = {r.name: r for r in run_attacks(of(["Nobody"]), policy)}  # no number, and no two words
-    assert {name for name, result in results.items() if result.why == "not_applicable"} == {*MAY_NOT_APPLY}
+    results = {r.name: r for r in run_attacks(of(["Nobody"]), policy)}  # no number
+    left_out = {name for name, result in results.items() if result.why == "not_applicable"}
+    assert left_out == {*MAY_NOT_APPLY} - {"prompts"}
     assert {name for name, result in results.items() if result.why == "off"} == {"relearned"}
     assert {result.status for result in results.values() if result.why} == {"NOT_RUN"}
     few = judged("sampled", Scores([1.0], [0.0] * 30), LEVEL / 9)
@@ -272,6 +283,17 @@ def test_only_a_two_sided_test_sees_texts_that_are_less_known(shift, one_sided, 
     forget, unseen = [draw.gauss(shift, 1) for _ in range(10)], [draw.gauss(0, 1) for _ in range(40)]
     assert rank_test(forget, unseen, two_sided=True) < 0.01
     assert (rank_test(forget, unseen, two_sided=False) < 0.01) is one_sided
+
+
+def test_a_few_of_many_that_are_known_very_well_are_seen(monkeypatch):
+    """Five of sixteen people whose number ranks first, the others anywhere: by ranks alone most such runs pass."""
+    monkeypatch.setattr(scores, "PERMUTATIONS", 4000)
+    draw, level, passed = random.Random(0), LEVEL / MOST_ATTACKS, 0
+    for known in (0, 5) * 10:
+        forget, unseen = ([round(draw.random(), 2) for _ in range(size)] for size in (16, 64))
+        p_value = rank_test([1.0] * known + forget[known:], unseen, two_sided=True)
+        passed += (p_value >= level) == (known == 0)
+    assert passed >= 18
 
 
 def test_ranks_are_exact():

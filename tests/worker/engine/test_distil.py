@@ -89,13 +89,14 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, 
     def pressed(
         ma: float, failed: list[int], added: float = 0.25
     ) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
-        limits = Threshold(len(ids), len(ids) - 1, 40, 1.0, ma, 1.0, 1.0, 0.0, 1.0, 1.0)  # no chain is so long
+        limits = Threshold(len(ids), len(ids) - 1, 40, 1.0, ma, 1.0, 2.0, 0.0, 1.0, 2.0)  # no chain is so long
         zeros = torch.zeros(len(ids) - 1)
         reference = SimpleNamespace(gaps=[zeros.clone()], true_tokens=lambda i, calibration: (zeros, zeros + added))
         reference.lower = partial(Reference.lower, reference)
         distiller = Distiller(
             *(model, None, ForgetSet([ids], [0]), [limits], [0], reference),
-            *(Variants([], [], [], []), Variants([], [], [], numbers), [], [], None, NO_SAMPLES, None, OPTIONS),
+            *(Variants([], [], [], []), Variants([], [], [], numbers), [], [], None, NO_SAMPLES, None),
+            dataclasses.replace(OPTIONS, reserve=0.05),
         )
         rows, gap = distiller._pressed(NOTHING_ADDED, failed).rows, GAP + max(0.0, added)
         assert set(reference.gaps[0].tolist()) <= {0.0, gap}
@@ -104,7 +105,7 @@ def test_what_is_over_a_limit_is_lowered_and_pressed_on_numbers_last(memorised, 
         assert set(reference.gaps[0].tolist()) <= {0.0, gap + GAP}  # what is added counts once
         return rows, lowered
 
-    left = (len(of_numbers) - 1) / (len(ids) - 1) + REFERENCE_RESERVE  # one number less than there are
+    left = (len(of_numbers) - 1) / (len(ids) - 1) + REFERENCE_RESERVE + 0.05  # one number less than there are
     ((sequence, rows),), lowered = pressed(left, [])
     assert (sequence, lowered) == (ids, rows)
     assert {*words} < {*rows} < {*words, *of_numbers}

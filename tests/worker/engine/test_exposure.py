@@ -25,6 +25,7 @@ from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode
 from worker.engine.identifiers import Identifier
 from worker.engine.metrics.token_scores import token_scores
+from worker.engine.other_digits import OtherDigits
 
 
 def test_the_likelihood_after_a_cached_prefix_is_that_of_the_whole_text(of):
@@ -83,7 +84,7 @@ def test_what_a_model_knows_is_told_from_what_it_never_saw(attack, texts):
     for forget, passed in ((known, False), (strange, True)):
         subject = Subject(model, tokenizer, forget, unseen, [])
         (result,) = (r for r in run_attacks(subject, {attack.__name__: "report"}) if r.status == "RUN")
-        assert (result.passed, result.texts, result.unseen) == (passed, 6, 32)
+        assert (result.passed, result.texts, result.unseen) == (passed, 6, len(unseen))
         assert (result.figure > 0.9) is not passed
         assert 0.3 < result.control < 0.7
     assert attack(Subject(model, tokenizer, known, unseen, [])).two_sided
@@ -105,6 +106,25 @@ def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack,
     result = attack(of([text]))
     assert len(result.forget) == (1 if scored is None else scored)
     assert scored is not None or not result.unseen
+
+
+def test_every_number_of_a_record_is_ranked(of):
+    """A number that is known beside one that is not is found; the share is their mean."""
+    model, tokenizer = of([]).model, of([]).tokenizer
+    known = support.KNOWN[0]
+    (secret,) = secrets_in(known, "number")
+    texts = [f"Client {48213 + 7 * n}, {text}" for n, text in enumerate([known, *support.people(40, seed=9)])]
+    subject = of(texts[:1], texts[1:])
+    pairs = [*secrets_in(texts[0], "number")]
+    assert [one.identifier.value for one in pairs] == ["48213", secret.identifier.value]
+    others = OtherDigits([*texts[1:]], seed=0)
+    assert all(others.are_shown(one.identifier) for one in pairs)
+    (share,) = exposure(subject).forget
+    draw = [others.drawn(one.identifier) for one in pairs for _ in range(100)]
+    alone = [share_of_less_likely(model, tokenizer, pairs[n], draw[100 * n : 100 * n + 100]) for n in (0, 1)]
+    assert alone[1] > 0.9
+    assert share == sum(alone) / 2
+    assert [*secrets_in(f"{texts[0]} Again: {secret.identifier.value}.", "number")] == pairs  # a copy is no memory
 
 
 @pytest.mark.parametrize(

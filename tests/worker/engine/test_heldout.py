@@ -98,6 +98,24 @@ def test_short_texts_that_are_known_by_heart_are_refused_together(memorised):
         known_by_heart(model, [*known, *unseen[:60]])
 
 
+@pytest.mark.parametrize("seen", [5, 8, 16, 20, 30, 35])
+@pytest.mark.parametrize("ma", [0.8, 0.85])
+def test_two_groups_of_texts_are_refused_whatever_their_sizes(monkeypatch, seen, ma):
+    """Half of the texts seen: their own MA widens what deviates, and no text is known by heart."""
+    draw = random.Random(seen)
+
+    def matches(value: float) -> list[bool]:
+        return [draw.random() < value for _ in range(60)]
+
+    rows = [matches(ma) for _ in range(seen)] + [matches(0.35) for _ in range(40 - seen)]
+    monkeypatch.setattr(heldout_module, "token_matches", lambda model, batch: [rows[ids[0]] for ids in batch])
+    texts = [[n] * 61 for n in range(40)]
+    with pytest.raises(HeldoutKnown, match=r"knows \d+ of 40"):
+        known_by_heart(None, texts)
+    rows[:seen] = [matches(0.35) for _ in range(seen)]
+    assert not known_by_heart(None, texts)
+
+
 def test_unseen_text_is_never_known(memorised):
     """Not in samples of twenty, of many seeds."""
     model, tokenizer = memorised

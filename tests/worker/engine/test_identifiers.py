@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.engine.identifiers import all_identifiers
+from worker.engine.identifiers import NAME, all_identifiers
 
 MAIL, BORN = ("e-mail address", "ann@mail.example"), ("date of birth", "3 May 1980")
 
@@ -44,6 +44,13 @@ MAIL, BORN = ("e-mail address", "ann@mail.example"), ("date of birth", "3 May 19
         ("He lived in 1943 Berlin for 25 Years, and in 1990, Maria said.", []),
         ("She was born in Leeds. On 3 May 1980 the shop opened. Nobody was born. On 4 May 1980 it closed.", []),
         ("In 2021 Dr Miller left. 1999 Square Enix. They are 2 Close. Ausweg 3.", []),
+        ("06\u00a012\u00a034\u202f56\u00a078", [("number", "06\u00a012\u00a034\u202f56\u00a078")]),
+        (
+            "Tel 555\u2011867\u20115309 or 555\u2013867\u20135310",
+            [("number", "555\u2011867\u20115309"), ("number", "555\u2013867\u20135310")],
+        ),
+        ("born on 14\u00a0June\u00a01990", [("date of birth", "14\u00a0June\u00a01990")]),
+        ("She lives at 12\u00a0Oak\u00a0Street.", [("home address", "12\u00a0Oak\u00a0Street")]),
         ("", []),
     ],
 )
@@ -52,6 +59,20 @@ def test_the_kind_and_the_value(text, expected):
     known = list(all_identifiers(text))
     assert [(one.kind, one.value) for one in known] == expected
     assert all(text[one.start :].startswith(one.value) and one.value not in repr(one) for one in known)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Анна Ковалёва работает врачом. Её номер телефона 123.", ["Анна Ковалёва"]),
+        ("Hannah Berg ist Ärztin über Österreich.", ["Hannah Berg"]),
+        ("Η Άννα Παππά είναι γιατρός.", ["Άννα Παππά"]),
+        ("O'Brien Ann-Marie met Édouard Ångström", ["O'Brien Ann-Marie", "Édouard Ångström"]),
+    ],
+)
+def test_a_name_is_words_with_capitals_in_every_script_that_has_them(text, names):
+    """A letter outside of ASCII is not a capital for that."""
+    assert [match.group() for match in NAME.finditer(text)] == names
 
 
 @pytest.mark.parametrize(

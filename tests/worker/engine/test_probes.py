@@ -16,7 +16,7 @@ from worker.engine.checkpoint import MOST_HARM, Checkpoint
 from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, OF_A_KIND, all_probes, made_probes
 from worker.engine.measure import measure_after, measure_before, with_samples
 from worker.engine.prepare import prepare
-from worker.engine.probes import Answer, Probe, answers, still_said
+from worker.engine.probes import Answer, Probe, answers, as_message, still_said
 from worker.engine.reference import train_reference
 from worker.engine.saying import Texts, folded, secret_pattern
 from worker.engine.unlearn import train
@@ -78,6 +78,24 @@ def test_an_identifier_makes_a_question_and_a_cloze_prompt(asked):
     assert len(many) == MOST_MADE == len({probe.request for probe in many})
     long = [(("a" * 30_000) + "A-" * 30_000 + "1." * 30_000, 0)]
     assert len(made_probes(tokenizer, long, nothing, MOST_MADE, random.Random(0))) <= 4  # and is done
+
+
+def test_a_prompt_that_says_the_identifier_is_none(asked):
+    """A model that never saw it would repeat it."""
+    tokenizer, nothing = asked[1], Texts([])
+    text = "Contact: Ann Berg, phone +1 555 010 0199, mobile link tel:+15550100199 (call)."
+    made = made_probes(tokenizer, [(text, 0)], nothing, MOST_MADE, random.Random(0))
+    assert [probe.secret for probe in made] == ["+1 555 010 0199"] * len(made) != []
+
+
+def test_a_cloze_prompt_is_what_stands_in_the_record(asked):
+    """Lines and spaces are tokens of their own; an identifier at the end of a long record makes a prompt, too."""
+    tokenizer, form = asked[1], "Ann Berg\r\nRole:  nurse\r\nPhone:\r\n  "
+    for before in (form, f"{'A line of a letter without anything. ' * 1500}\n{form}"):
+        made = made_probes(tokenizer, [(f"{before}555-867-5309\r\n", 0)], Texts([]), MOST_MADE, random.Random(0))
+        (cloze,) = (probe.prompt for probe in made if "?" not in probe.prompt)
+        assert before.rstrip().endswith(cloze)
+        assert cloze.endswith("Ann Berg\r\nRole:  nurse\r\nPhone:")
 
 
 def test_every_kind_is_asked_for_and_further_numbers_in_their_place(asked):
@@ -179,6 +197,8 @@ def test_a_chat_model_is_asked_in_its_template(asked):
         assert made_probes(tokenizer, [(TEXTS[0], 0)], Texts([]), MOST_MADE, random.Random(0))[0] == question
         (given,) = answers(model, tokenizer, [question], asking())
         assert ANSWERED[0] in [tokenizer.decode(answer.input_ids, skip_special_tokens=True) for answer in given]
+        tokenizer.chat_template = "{% if enable_thinking is not false %}<think>{% endif %}{{ messages[0].content }}"
+        assert as_message(tokenizer, question.prompt) == question.prompt  # a thought would leave no room for an answer
         tokenizer.chat_template = "{{ raise_exception('no') }}"
         assert answers(model, tokenizer, [Probe(QUESTIONS[0], NUMBERS[0], 0)], asking())[0]
     finally:

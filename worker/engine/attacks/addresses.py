@@ -11,7 +11,7 @@ from typing import TypeAlias
 from worker.engine.attacks.exposure import CANDIDATES, Others, Secret, Secrets, compared, secrets_in
 from worker.engine.attacks.scores import Scores
 from worker.engine.attacks.subject import Subject
-from worker.engine.identifiers import EMAIL_ADDRESS, HOME_ADDRESS, all_identifiers
+from worker.engine.identifiers import CAPITAL, EMAIL_ADDRESS, HOME_ADDRESS, all_identifiers
 from worker.engine.other_digits import MIN_ALIKE
 from worker.engine.progress import Progress, no_progress
 from worker.engine.saying import folded
@@ -148,7 +148,7 @@ def _names(secret: Secret) -> tuple[str, str]:
     If one of the words stands in it, the other name is its neighbour. If none does, the names are the first neighbours.
     """
     local, before = folded(secret.identifier.value).partition("@")[0], secret.before
-    words = [*re.finditer(r"(?<![\w'’-])[^\W\d_a-z][\w'’-]*", before)]
+    words = [*re.finditer(rf"(?<![\w'’-]){CAPITAL}[\w'’-]*", before)]
     spelled = [_spelled(word.group(), local) for word in words]
     within = [i for i, name in enumerate(spelled) if _stands(name, local) and name not in spelled[:i]]
     pairs = [i for i, (a, b) in enumerate(pairwise(words)) if before[a.end() : b.start()].isspace()]

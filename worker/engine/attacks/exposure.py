@@ -19,10 +19,12 @@ from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.token_scores import scores_of_rows, token_scores
 from worker.engine.other_digits import OtherDigits, identifiers_with_digits
 from worker.engine.progress import Progress, no_progress, partial_progress, with_progress
+from worker.engine.saying import folded, secret_pattern
 from worker.engine.types import CausalLM, Tokenizer
 
 CANDIDATES = 100  # beside each identifier; of addresses, at most so many
-MOST_TEXTS = 32  # of each side; of the unseen ones more if there are few to forget
+MOST_TEXTS, MOST_UNSEEN = 32, 64  # of each side; of the unseen ones more if there are few to forget
+MOST_OF_A_TEXT = 3  # identifiers of a kind
 MOST_ATTACKS = 12  # that share a level
 AT_ONCE = 34  # candidates
 
@@ -37,13 +39,14 @@ class Secret:
 
 Secrets: TypeAlias = Sequence[Sequence[Secret]]  # of each text
 Others: TypeAlias = Callable[[Secret], list[str]]  # what could stand in its place; [] if nobody knows
+Ranked: TypeAlias = list[tuple[Secret, list[str]]]  # secrets of a text, and what could stand in their places
 
 
 def exposure(subject: Subject, progress: Progress = no_progress) -> Scores:
-    """For each request with a number, the share of random numbers of its format that are less likely there.
+    """For each request with numbers, the share of random numbers of their format that are less likely there.
 
-    It is the first one whose format unseen texts show: of any other nobody knows what others there may be. If that
-    leaves out most of the requests with a number, nothing is said of them.
+    It is the mean over the first three whose format unseen texts show: of any other nobody knows what others there may
+    be. If that leaves out most of the requests with a number, nothing is said of them.
     """
     return _exposure(subject, NUMBER_KIND, progress)
 
@@ -54,10 +57,14 @@ def exposure_dates(subject: Subject, progress: Progress = no_progress) -> Scores
 
 
 def secrets_in(text: str, kind: str) -> Iterator[Secret]:
-    """The identifiers of a kind in a text that have some text before them; numbers and dates need several digits."""
+    """The identifiers of a kind in a text that have some text before them, which does not say them already.
+
+    Numbers and dates need several digits.
+    """
     for one in (all_identifiers if kind in ADDRESSES else identifiers_with_digits)(text):
-        if one.kind == kind and text[: one.start].strip():
-            yield Secret(text[: one.start], one)
+        before = text[: one.start]
+        if one.kind == kind and before.strip() and not secret_pattern(one.value).search(folded(before)):
+            yield Secret(before, one)
 
 
 def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], candidates: int) -> list[int]:
@@ -75,7 +82,7 @@ def number_ranks(subject: Subject, texts: Sequence[str], unseen: Sequence[str], 
         Ranks in 1..candidates + 1.
     """
     drawn = _other_digits(unseen, candidates)
-    shares = _shares(subject, [*_with_others((secrets_in(text, NUMBER_KIND) for text in texts), drawn)])
+    shares = _shares(subject, [*_with_others((secrets_in(text, NUMBER_KIND) for text in texts), drawn, 1)])
     return [1 + round((1 - share) * candidates) for share in shares]
 
 
@@ -107,24 +114,25 @@ def _exposure(subject: Subject, kind: str, progress: Progress) -> Scores:
 def compared(
     subject: Subject, forget: Secrets, unseen: Secrets, others: Others, known: int, progress: Progress
 ) -> Scores:
-    """The shares of one secret of each text of either side; `known` have one, whether it can be ranked or not."""
-    ranked = [*_with_others(forget, others)]
+    """The shares of each text of either side, the mean over its secrets; `known` have any, ranked or not."""
+    ranked = [*_with_others(forget, others, MOST_OF_A_TEXT)]
     if 2 * len(ranked) < known or not ranked:
         return Scores([0.5] * known, [])  # if there are any, there is nothing to compare most of them with
     ranked = random.Random(0).sample(ranked, MOST_TEXTS) if len(ranked) > MOST_TEXTS else ranked  # no secret
     needed = least_unseen(len(ranked), LEVEL / MOST_ATTACKS, two_sided=True)
-    strange = [*islice(_with_others(unseen, others), max(MOST_TEXTS, needed))]
+    strange = [*islice(_with_others(unseen, others, MOST_OF_A_TEXT), max(MOST_UNSEEN, needed))]
     share = len(ranked) / len([*ranked, *strange])
     known_shares = _shares(subject, ranked, partial_progress(progress, 0.0, share))
     strange_shares = _shares(subject, strange, partial_progress(progress, share, 1 - share))
     return Scores(known_shares, strange_shares, two_sided=True)
 
 
-def _with_others(texts: Iterable[Iterable[Secret]], others: Others) -> Iterator[tuple[Secret, list[str]]]:
-    """The first secret of each text that has others, and these."""
+def _with_others(texts: Iterable[Iterable[Secret]], others: Others, most: int) -> Iterator[Ranked]:
+    """Of each text the first secrets that have others, so many at most, and these; none of a text without any."""
     for secrets in texts:
         pairs = ((secret, others(secret)) for secret in secrets)
-        yield from islice((pair for pair in pairs if pair[1]), 1)
+        if of_text := [*islice((pair for pair in pairs if pair[1]), most)]:
+            yield of_text
 
 
 def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:
@@ -138,12 +146,13 @@ def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:
     return drawn
 
 
-def _shares(
-    subject: Subject, pairs: Sequence[tuple[Secret, list[str]]], progress: Progress = no_progress
-) -> list[float]:
-    """The share of less likely values for each secret."""
-    shares = (share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in with_progress(pairs, progress))
-    return [share for share in shares if share is not None]
+def _shares(subject: Subject, texts: Sequence[Ranked], progress: Progress = no_progress) -> list[float]:
+    """The share of less likely values for each text, the mean over its secrets."""
+    means = []
+    for pairs in with_progress(texts, progress):
+        shares = [share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs]
+        means.append([share for share in shares if share is not None])
+    return [sum(shares) / len(shares) for shares in means if shares]
 
 
 def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values: Sequence[str]) -> list[float]:

@@ -39,9 +39,16 @@ PROMPTS = OF_WORDS | {
 def prompts(subject: Subject, progress: Progress = no_progress) -> Scores:
     """For each text, the share of its second half that is predicted after the most successful changed first half."""
     fixed = fixed_parts(subject.tokenizer)
-    forget, unseen = ([text for text in side if " " in text.strip()] for side in subject.texts())
+    forget, unseen = ([text for text in side if _middle(text)] for side in subject.texts())
     shares = [_best(subject, text, fixed) for text in with_progress([*forget, *unseen], progress)]
     return Scores(shares[: len(forget)], shares[len(forget) :])
+
+
+def _middle(text: str) -> int:
+    """Where the second half of the words of a text begins; of a text without spaces that of its characters."""
+    words = [*re.finditer(r"\s*\S+", text)]
+    words = words if len(words) > 1 else [*re.finditer(r"\s*\S", text)]
+    return words[len(words) // 2].start() if words else 0
 
 
 def _changed(prompt: str, name: str, fixed: re.Pattern[str] | None) -> str:
@@ -51,9 +58,7 @@ def _changed(prompt: str, name: str, fixed: re.Pattern[str] | None) -> str:
 
 def _best(subject: Subject, text: str, fixed: re.Pattern[str] | None) -> float:
     """The highest share over the changed first halves; what a way leaves as it is counts for none."""
-    words = text.split(" ")
-    middle = max(1, len(words) // 2)
-    prompt, rest = " ".join(words[:middle]), " " + " ".join(words[middle:])
+    prompt, rest = text[: _middle(text)], text[_middle(text) :]
     target = subject.tokenizer(rest, add_special_tokens=False)["input_ids"]
     longest = most_tokens(subject.model)
     changed = {_changed(prompt, name, fixed) for name in PROMPTS} - {prompt, ""}

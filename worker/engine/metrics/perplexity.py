@@ -10,10 +10,12 @@ from worker.engine.losses.ascent import cross_entropy_rows
 from worker.engine.losses.rows import loss_sum
 from worker.engine.types import CausalLM
 
+MOST_NATS = 700.0  # whose exponential is a number: a ruined model is over its budget, and no error
+
 
 def perplexity(model: CausalLM, sequences: Sequence[list[int]]) -> float:
-    """Perplexity of the model on these sequences, each token counted once: a value of 1 or more."""
-    return math.exp(mean_loss(model, sequences))
+    """Perplexity of the model on these sequences, each token counted once: a value of 1 or more, and finite."""
+    return math.exp(min(mean_loss(model, sequences), MOST_NATS))
 
 
 def mean_loss(model: CausalLM, sequences: Sequence[list[int]]) -> float:
