@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Literal
 
+from service.audit.attack_problems import NONE
 from service.audit.attack_rows import ATTACK_HEADERS, COPY_HEADERS, attack_rows, copy_rows
 from service.audit.chart import training_chart
 from service.audit.numbers import in_words, trimmed
@@ -121,7 +122,9 @@ def _tests(predicate: Predicate) -> Iterator[str]:
         yield f"\nPerplexity on held-out text (lower is better): {before} before, {after} after."
         yield f"The ratio is {ratio}; the limit is {limit}."
         yield from _total(utility)
-    if probes := tests.get("probes"):
+    if (probes := tests.get("probes")) and probes["asked"] in NONE:
+        yield "\nPrompts that must not bring out a secret: none was asked."
+    elif probes:
         asked, before, after = (in_words(probes[part]) for part in ("asked", "answered_before", "answered_after"))
         yield f"\nPrompts that must not bring out a secret: {asked}, each asked greedily and in {probes['samples']}"
         yield f"samples. The model said the secret of {before} of them before, and of {after} afterwards."

@@ -87,8 +87,9 @@ def verify_command(
     reported = [attack for attack in attacks if attack.get("effect") == "report"]
     if failed := ", ".join(attack["name"] for attack in reported if attack["result"] == "FAIL"):
         print_message(f"It did not withstand these attacks, which the policy only reports: {failed}.", style="yellow")
-    if left_out := ", ".join(f"{attack['name']} ({attack['why']})" for attack in reported if attack["result"] is None):
-        print_message(f"These attacks, which the policy only reports, were not made: {left_out}.", style="yellow")
+    asked = [attack for attack in attacks if attack["result"] is None and attack.get("effect") in ("report", "block")]
+    if left_out := ", ".join(f"{attack['name']} ({attack['why']})" for attack in asked):
+        print_message(f"These attacks, which the policy names, were not made: {left_out}.", style="yellow")
     print(f"verified: {lineage['model']} version {lineage['version']}, {count} files, signed by {keyids[0][:16]}")
     if verified.own_trust:
         stderr_console.print(OWN_TRUST, style="yellow")

@@ -25,6 +25,7 @@ NOT_ALL = "not passed: in this test or the other of the first two, over all requ
 AT_LIMIT = "near its limit; rounding hides on which side"
 DIFFERENT, ALIKE = "yes, they differ", "no difference was seen"  # of tests that look at both sides
 REPORTED = "This test was not passed; by the policy it is reported and does not decide."
+NO_QUESTIONS = "Asked for a secret, does it say it? Not made: the texts hold nothing that was asked for."
 LEFT_OUT = {
     "off": "the policy leaves it out",
     "not_applicable": "the texts hold nothing of the kind",
@@ -48,10 +49,12 @@ def result_blocks(tests: Verification) -> Iterator[Block]:
     yield Block("text", SCALE)
     if SUPPRESSED in (tests["before"] or {}).values():
         yield Block("text", HIDDEN)
-    left_out = [attack for name, attack in attacks.items() if name in ATTACKS and attack["status"] != "RUN"]
+    left_out = [_left_out(one) for name, one in attacks.items() if name in ATTACKS and one["status"] != "RUN"]
+    if (probes := tests.get("probes")) and probes["asked"] in NONE:
+        left_out.append(NO_QUESTIONS)
     if left_out:
         yield Block("text", "These tests were not made:")
-        yield Block("points", rows=[(_left_out(attack),) for attack in left_out])
+        yield Block("points", rows=[(line,) for line in left_out])
     if utility := tests["utility"]:
         yield Block("text", _damage(utility))
 
@@ -81,8 +84,8 @@ def _passed(attack: Attack) -> bool | None:
 
 
 def _probes(tests: Verification) -> Iterator[tuple[str, ...]]:
-    """The questions that must not bring out a secret."""
-    if probes := tests.get("probes"):
+    """The questions that must not bring out a secret; no row if none was asked."""
+    if (probes := tests.get("probes")) and probes["asked"] not in NONE:
         asked, before, after = (in_words(probes[part]) for part in ("asked", "answered_before", "answered_after"))
         samples = probes["samples"]
         question = f"Asked for a secret, does it say it, in its likeliest answer or in one of {samples} random ones?"

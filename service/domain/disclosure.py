@@ -9,15 +9,15 @@ numbers of its own requests can subtract them from a mean. So a number is shown 
 - SCORES: what an attack found. They are means, too, and may be under 0. They are shown if the attack applied to all
   the texts: whose texts a part is from is not known.
 - MEANS: means over submitted texts. They are shown if the texts come from at least `FEWEST_SUBMITTERS` distinct
-  submitters (API keys) and at most `LARGEST_SHARE` of the sequences from one of them. They are rounded down to a
-  multiple of `MEAN_STEP`.
+  submitters (API keys) and at most `LARGEST_SHARE` of them from one: of the sequences, over which EL and MA are means,
+  and of the requests, over which the scores are. They are rounded down to a multiple of `MEAN_STEP`.
 
 What `OF_NEIGHBOURS` lists is about retain text that the submitted texts choose, so it would tell what they are like.
 
 Counts of prompts are shown as ranges. A number on none of these lists is for auditors alone. They see all numbers as
 they are.
 
-What subtraction gives: a submitter with the share s of the sequences moves the mean by s times its own mean. All
+What subtraction gives: a submitter with the share s of what a mean is over moves it by s times its own mean. All
 others together learn this submitter's own mean to within `MEAN_STEP` / s, which is never less than `MEAN_STEP` /
 `LARGEST_SHARE` = 0.1. Both kinds of numbers are rounded in one direction, and `LIMIT_STEP` divides `MEAN_STEP`. So a
 mean that is at or under its limit is shown at or under its limit.
@@ -57,7 +57,7 @@ class Contributors:
 
     Attributes:
         submitters: How many distinct submitters (API keys) the texts come from.
-        largest_share: The share of the token sequences that come from the submitter with the most.
+        largest_share: The greatest share of one submitter, of the token sequences or of the requests.
     """
 
     submitters: int | None = None
@@ -66,12 +66,13 @@ class Contributors:
     @classmethod
     def count(cls, sequences: Iterable[tuple[Hashable, int]]) -> "Contributors":
         """The contributors of requests, of which each has a submitter and a number of token sequences."""
-        totals: Counter[Hashable] = Counter()
+        of_sequences, of_requests = Counter[Hashable](), Counter[Hashable]()
         for submitter, count in sequences:
             if count:
-                totals[submitter] += count
-        total = totals.total()
-        return cls(len(totals), max(totals.values()) / total if total else None)
+                of_sequences[submitter] += count
+                of_requests[submitter] += 1
+        shares = [max(totals.values()) / totals.total() for totals in (of_sequences, of_requests) if totals]
+        return cls(len(of_sequences), max(shares, default=None))
 
 
 def is_disclosed(contributors: Contributors) -> bool:

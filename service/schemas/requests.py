@@ -15,6 +15,7 @@ from pydantic import (
     field_validator,
 )
 
+from service.domain.saying import says
 from service.schemas.base import CallbackUrl, Input, LongList, Problem, ShortList, Text
 from service.schemas.subjects import Searched, SubjectIn
 
@@ -43,13 +44,12 @@ class ProbeIn(Input):
     @field_validator("secret")
     @classmethod
     def _check_secret(cls, secret: str, info: ValidationInfo) -> str:
-        """Refuse a secret without a letter or digit, and one that its own prompt says."""
+        """Refuse a secret without a letter or digit, and one that its own prompt says: an answer may repeat that."""
         if not any(map(str.isalnum, secret)):
             raise ValueError("no letter and no digit")
-        prompt = str(info.data.get("prompt", "")).casefold()
-        digits = re.sub(r"\D", "", secret)
+        prompt, digits = str(info.data.get("prompt", "")), re.sub(r"\D", "", secret)
         says_number = len(digits) > 4 and digits in re.sub(r"\D", "", prompt)
-        if says_number or re.search(rf"(?<!\w){re.escape(secret.casefold())}(?!\w)", prompt):
+        if says_number or says(prompt, secret):
             raise ValueError("the prompt says it already")
         return secret
 

@@ -1,6 +1,6 @@
 """verify, on the database side: store the report and hand the job to the control workers."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from uuid import UUID
 
 from service.audit.certificate import NOT_PUBLISHED
@@ -10,6 +10,8 @@ from service.domain.disclosure import Contributors
 from service.domain.report import ChildReport, JobReport
 from service.domain.states import Outcome, RequestStatus, Stage
 from service.schemas.report import write_report
+
+MOST_NAMED = 100  # requests that a job's metrics name: a compute worker's login may write 64 KiB of them
 
 
 def store_report(services: Services, job_id: UUID, fence: int, report: ChildReport) -> None:
@@ -37,6 +39,8 @@ def store_report(services: Services, job_id: UUID, fence: int, report: ChildRepo
         measured = write_report(report)["findings"]
         assert isinstance(measured, dict)
         tests = {name: measured[name] for name in ("after", "utility", "earlier", "probes", "attacks")}
+        if findings.earlier:  # the report names all of them
+            tests["earlier"] = asdict(replace(findings.earlier, regressed=findings.earlier.regressed[:MOST_NAMED]))
         job.metrics = {**job.metrics, **tests, **asdict(contributors)}
         jobs.advance(session, job, Stage.CERTIFY, release=True)
         if job.outcome in (Outcome.PASSED, Outcome.FAILED):

@@ -101,6 +101,10 @@ BAD_BODIES = {
     "an empty prompt": (body(probes=[{"prompt": " ", "secret": SECRET}]), "probes.0.prompt"),
     "a secret of marks": (body(probes=[{"prompt": SECRET, "secret": "--"}]), "probes.0.secret"),
     "a prompt that says the secret": (body(probes=[{"prompt": SECRET, "secret": "900123"}]), "probes.0.secret"),
+    "a prompt that says it otherwise": (
+        body(probes=[{"prompt": "Is it X-12 AB?", "secret": "x12ab"}]),
+        "probes.0.secret",
+    ),
     "too many probes": (body(probes=[{"prompt": "Who?", "secret": SECRET}] * 51), "probes"),
     "future": (body(received_at=FUTURE), "received_at"),
     "no time zone": (body(received_at="2026-01-01T00:00:00"), "received_at"),

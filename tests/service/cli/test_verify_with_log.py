@@ -33,6 +33,7 @@ def test_the_log_tells_superseded_and_withdrawn(cli, api, services, verify):
     said = verify()
     assert "superseded" not in said
     assert "It did not withstand these attacks, which the policy only reports: sampled." in said
+    assert "not made" not in said  # what the policy leaves out is not named
     published(api, services, "another record")
     assert verify("--json")["superseded_by"] == 2
     said = verify()

@@ -15,8 +15,8 @@ from service.console.letter import OUTCOMES, letter_about
 from service.console.period import period_document
 from service.console.plots import Line, bars, lines
 from service.console.record import record_document
-from service.console.record_results import AT_LIMIT, result_blocks
-from tests.issuer import Issuer
+from service.console.record_results import AT_LIMIT, NO_QUESTIONS, result_blocks
+from tests.issuer import REPORT, Issuer
 from tests.service.audit.test_render import CASES, FILES
 from tests.service.conftest import submit
 from tests.service.jobs import fail_what_waits, publish_what_waits
@@ -214,6 +214,17 @@ def test_numbers_and_answers_agree(tmp_path):
     shown = (tests["after"]["ma"], tests["limits"]["ma"], tests["after"]["el"])
     assert tuple(map(float, shown)) == (0.3, 0.4, 0)
     assert [row[-1] for row in rows[:2]] == [AT_LIMIT, "no more than text it never saw, on average"]
+
+
+def test_a_question_that_nobody_asked_has_no_answer(tmp_path):
+    """Texts without identifiers, and no probe that was given: the test is one of those that were not made."""
+    none_asked = {"asked": 0, "samples": 20, "answered_before": 0, "answered_after": 0}
+    statement = json.loads(Issuer(tmp_path).payload(FILES, report={**REPORT, "probes": none_asked}))
+    blocks = record_document(statement, []).blocks
+    asked = [row[0] for block in blocks if block.text == "The tests" for row in block.rows]
+    assert not any("Asked for a secret" in question for question in asked)
+    assert (NO_QUESTIONS,) in [row for block in blocks if block.kind == "points" for row in block.rows]
+    assert "none was asked" in render.markdown(statement)
 
 
 def answers(mean: str, **attack: object) -> list[str]:

@@ -25,6 +25,21 @@ def as_(api, new_key):
     return get
 
 
+@pytest.mark.parametrize(
+    ("sequences", "share"),
+    [
+        ([("a", 1)] * 9 + [("b", 9), ("c", 9)], 9 / 11),  # most requests, whose scores are means over requests
+        ([("a", 9), ("b", 1), ("c", 1)], 9 / 11),  # most sequences
+        ([("a", 1), ("b", 1), ("c", 1), ("d", 0)], 1 / 3),
+        ([("a", 0)], None),
+    ],
+)
+def test_a_share_is_of_sequences_or_of_requests_whichever_is_greater(sequences, share):
+    """EL and MA are means over sequences, an attack's scores over requests; one rule is for both."""
+    contributors = Contributors.count(sequences)
+    assert (contributors.submitters, contributors.largest_share) == (len({k for k, n in sequences if n}), share)
+
+
 @pytest.mark.parametrize(("requests_", "submitters"), [(1, 1), (3, 1), (3, 2), (3, 3)])
 def test_means_of_few_submitters_are_shown_to_auditors_alone(api, services, model, as_, new_key, requests_, submitters):
     """In jobs, their history and events, and versions. Whoever submitted two of three could subtract its own."""

@@ -103,7 +103,7 @@ def test_a_job_takes_in_what_comes_until_a_worker_claims_it(api, services, base)
     large = submit(api, records=[{"text": "x"}, {"text": "y"}, {"text": "z"}])
     late, urgent, last = submit(api), submit(api, received_at=early), submit(api)
     assert batch_requests(services, model_id) is None
-    assert members(services, job_id) == [urgent["id"], first["id"], late["id"]]
+    assert members(services, job_id) == [first["id"], late["id"], urgent["id"]]
     assert batch_requests(services, model_id) is None
     assert last["id"] not in members(services, job_id)
     assert joined(services) == [(str(job_id), sorted(request["ref"] for request in (late, urgent)))]

@@ -11,6 +11,7 @@ import pytest
 from service.audit.receipt import verify_record
 from service.audit.verification import ExitCode, VerificationError
 from service.audit.verify import verify
+from service.db import jobs
 from service.db.tables import Job
 from service.doctor import examine
 from service.domain.states import CONTROL_STAGES, Stage
@@ -18,6 +19,7 @@ from service.evidence import log_memory
 from service.lease import hold_job
 from service.steps.path.batch import batch_requests
 from service.steps.path.certify import certify_job
+from service.steps.path.verify import MOST_NAMED
 from tests.service.conftest import REQUESTS, only_model, registration, submit
 from tests.service.jobs import REPORT, published, release_folder, to_certify
 from worker import tasks
@@ -138,6 +140,20 @@ def test_a_failed_run_is_certified_as_failed_and_publishes_nothing(api, services
     assert envelope["payloadType"] == "application/vnd.in-toto+json"
     retried = api.post(f"{REQUESTS}/{request['id']}/retry").json()
     assert (retried["status"], retried["job_id"]) == ("pending", None)
+
+
+def test_a_job_names_some_of_many_requests_that_came_back_and_its_record_all(api, services, job):
+    """A compute worker's login may write 64 KiB of metrics: else it could not store what it found."""
+    refs = [f"{n:032x}" for n in range(2000)]
+    earlier = {"requests": 2000, "regressed": refs, "exact": 2000}
+    to_certify(
+        services, job[1], {**REPORT, "outcome": "failed", "reason": "earlier_request_regressed", "earlier": earlier}
+    )
+    with services.db.reading() as session:
+        row = jobs.by_id(session, job[1])
+        assert row.metrics["earlier"] == {**earlier, "regressed": refs[:MOST_NAMED]}
+        assert row.report.findings.earlier.regressed == refs
+        assert len(json.dumps(row.metrics)) < 65536
 
 
 def test_a_regression_says_which_request(api, services, job):

@@ -1,0 +1,34 @@
+"""Whether a text says a secret."""
+
+import unicodedata
+
+
+def says(text: str, secret: str) -> bool:
+    """Whether it does, in any case and width, with any marks or spaces between, as the engine counts an answer.
+
+    A secret does not begin or end within a number, nor within a word of a script that has cases. One without a letter
+    or digit is never said.
+    """
+    text, sought = _folded(text), "".join(filter(str.isalnum, _folded(secret)))
+    places = [place for place, character in enumerate(text) if character.isalnum()]
+    characters = "".join(text[place] for place in places)
+    at = characters.find(sought) if sought else -1
+    while at >= 0:
+        start, end = places[at], places[at + len(sought) - 1]
+        if not _goes_on(text[start], text[max(0, start - 1) : start]) and not _goes_on(
+            text[end], text[end + 1 : end + 2]
+        ):
+            return True
+        at = characters.find(sought, at + 1)
+    return False
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _goes_on(character: str, beside: str) -> bool:
+    """Whether what stands beside a character is more of the same number or word; of nothing, no."""
+    if character.isdecimal():
+        return beside.isdecimal()
+    return character.upper() != character.lower() and beside.isalnum() and not beside.isdecimal()
