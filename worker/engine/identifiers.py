@@ -26,10 +26,9 @@ NUMBER = re.compile(
     rf"|(?<!\d)(?!{YEAR} )\d{{2,5}} - \d{{2,5}} - \d{{2,5}}(?!\d)"
     r"|\d(?:[ ()./-]?\d){4,30}"
 )
-KEYBOARD = str.maketrans({
-    **dict.fromkeys("\N{NO-BREAK SPACE}\N{FIGURE SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}", " "),
-    **dict.fromkeys("\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{MINUS SIGN}", "-"),
-})  # fmt: skip
+SPACES = "\N{NO-BREAK SPACE}\N{FIGURE SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}"
+HYPHENS = "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{MINUS SIGN}"
+KEYBOARD = str.maketrans(SPACES + HYPHENS, " " * len(SPACES) + "-" * len(HYPHENS))
 EMAIL_ADDRESS, DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "e-mail address", "date of birth", "home address", "number"
 ADDRESSES = (EMAIL_ADDRESS, HOME_ADDRESS)
 PATTERNS = {  # the group that matches is the identifier; what is one already is no part of another
