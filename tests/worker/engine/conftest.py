@@ -15,7 +15,12 @@ def memorised(memorised_folder):
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.fixture(params=sorted(support.FAMILIES))
+ALIKE = ("mistral", "phi", "qwen2")  # others have each of their parts
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in sorted(support.FAMILIES)]
+)
 def family(request):
     """Each model family in turn."""
     return request.param

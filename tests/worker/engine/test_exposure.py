@@ -77,7 +77,7 @@ MAILED = [
 @pytest.mark.parametrize(("attack", "texts"), [(exposure_dates, DATED), (exposure_emails, MAILED)])
 def test_what_a_model_knows_is_told_from_what_it_never_saw(attack, texts):
     """Dates of birth are ranked apart from numbers, and e-mail addresses beside others of the same name."""
-    model, tokenizer = support.memorised_model(texts[:6])
+    model, tokenizer = support.memorised_model(texts[:6], steps=80)
     known, strange, unseen = (
         [encode(tokenizer, text) for text in some] for some in (texts[:6], texts[6:12], texts[12:])
     )

@@ -37,8 +37,8 @@ def measured():
     [
         (1.25**2, None, "total_utility_budget_exceeded"),
         (1.49, None, None),
-        (1.49, 1.4, "total_utility_budget_exceeded"),
-        (1.25**2, 1.6, None),
+        pytest.param(1.49, 1.4, "total_utility_budget_exceeded", marks=pytest.mark.slow),
+        pytest.param(1.25**2, 1.6, None, marks=pytest.mark.slow),
     ],
 )
 def test_runs_within_their_own_budgets_are_over_the_budget_of_all(measured, compounded, given, expected):
@@ -118,7 +118,9 @@ def test_an_attack_blocks_unless_it_was_run_and_failed(found_by, reason):
     assert blocked_by([found_by], {"exposure": "report"}) is None
 
 
-@pytest.mark.parametrize(("effect", "requests"), [("block", 1), ("report", 1), ("block", 3)])
+@pytest.mark.parametrize(
+    ("effect", "requests"), [("block", 1), ("report", 1), pytest.param("block", 3, marks=pytest.mark.slow)]
+)
 def test_an_attack_that_blocks_compares_with_more_of_the_file_if_it_needs_more(measured, monkeypatch, effect, requests):
     """Beside three requests it does not. It never compares with what a reference learns, or the parent knows."""
     model, tokenizer, _, _ = measured
@@ -153,9 +155,9 @@ def test_an_attack_that_blocks_compares_with_more_of_the_file_if_it_needs_more(m
 @pytest.mark.parametrize(
     ("attacks", "requests", "needed"),
     [
-        ({"membership_loss": "block"}, 1, 79),
+        pytest.param({"membership_loss": "block"}, 1, 79, marks=pytest.mark.slow),
         ({"membership_loss": "block", "sampled": "report"}, 1, 159),
-        ({"membership_loss": "report", "sampled": "block"}, 1, 79),
+        pytest.param({"membership_loss": "report", "sampled": "block"}, 1, 79, marks=pytest.mark.slow),
         ({"membership_loss": "block"}, 2, None),
         ({"membership_loss": "report"}, 1, None),
         ({"exposure": "block"}, 1, None),  # it may not apply
