@@ -29,6 +29,6 @@ def _folded(text: str) -> str:
 
 def _goes_on(character: str, beside: str) -> bool:
     """Whether what stands beside a character is more of the same number or word; of nothing, no."""
-    if character.isdecimal():
+    if character.isdigit():
         return beside.isdecimal()
     return character.upper() != character.lower() and beside.isalnum() and not beside.isdecimal()

@@ -7,6 +7,9 @@ import pytest
 
 from tests import support
 from worker import plan
+from worker.engine import Options
+from worker.engine.errors import TooLarge
+from worker.steps.memory import Stored
 
 GIB = str(2**30)
 
@@ -60,3 +63,14 @@ def test_a_folder_without_a_model_has_no_plan(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["plan", str(tmp_path)])
     assert plan.main() == 2
     assert "no plan" in capsys.readouterr().err
+
+
+def test_a_job_is_planned_for_as_many_texts_as_it_has(monkeypatch, folder):
+    """What a reference says of a thousand long texts does not fit where that of a few does."""
+    stored = Stored.read(folder, Options(loss="distil", device="cpu", sequence_length=64))
+    few, many = ["A text."] * 40, ["A text of some words." * 80] * 1000
+    memory = stored.plan(1, 2**40, 40).peak
+    monkeypatch.setattr("worker.steps.memory.machine_memory", lambda: memory)
+    assert stored.fitted(few).loss == "distil"
+    with pytest.raises(TooLarge):
+        stored.fitted(many)

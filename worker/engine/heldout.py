@@ -35,7 +35,7 @@ from worker.engine.progress import Progress, no_progress, partial_progress, with
 from worker.engine.types import CausalLM, Tokenizer
 
 KNOWN_MA = 0.9  # nobody guesses so much of a text
-APART = 5.0  # standard deviations in two groups, between their means; values spread evenly have 3.5
+APART, SEEN_MA = 5.5, 0.6  # standard deviations in two groups, between their means; the higher mean
 LEAST_OVER, DEVIATIONS = 0.25, 4.0  # over the median MA; the deviations are robust ones (1.4826 x the median deviation)
 FEWEST_TOKENS = 16  # of a text; fewer are guessed by chance
 MOST_GUESSED_SHORT = 0.25  # of twenty texts that short, or more
@@ -47,7 +47,7 @@ FEWEST_NUMBERS, MOST_NUMBERS, MOST_GUESSED = 20, 32, 1 / 3  # by chance in fewer
 
 
 def known_by_heart(model: CausalLM, heldout: Sequence[list[int]], progress: Progress = no_progress) -> list[list[int]]:
-    """The held-out sequences that the parent knows: of a very high MA, far over the others', or a group over theirs.
+    """The held-out sequences that the parent knows by heart: of a very high MA, or far over the others'.
 
     Short ones count if more of them are right than chance would explain.
 
@@ -60,25 +60,30 @@ def known_by_heart(model: CausalLM, heldout: Sequence[list[int]], progress: Prog
         Those that it knows.
 
     Raises:
-        HeldoutKnown: They are more than a tenth.
+        HeldoutKnown: They are more than a tenth, or the texts are two groups, of which it predicts one far better.
     """
     batches = with_progress([*chunks(heldout, BATCH)], progress)
     ma = [accuracy(row) for batch in batches for row in token_matches(model, batch)]
     middle = median(ma)
     spread = 1.4826 * median(abs(value - middle) for value in ma)
-    of_long = [value for ids, value in zip(heldout, ma, strict=True) if len(ids) > FEWEST_TOKENS]
-    limit = min(KNOWN_MA, middle + max(LEAST_OVER, DEVIATIONS * spread), _highest_of_lower_group(of_long))
+    limit = min(KNOWN_MA, middle + max(LEAST_OVER, DEVIATIONS * spread))
     of_short = [value > KNOWN_MA for ids, value in zip(heldout, ma, strict=True) if len(ids) <= FEWEST_TOKENS]
     many = len(of_short) >= MIN_HELDOUT and sum(of_short) > MOST_GUESSED_SHORT * len(of_short)
     by_chance = 0 if many else FEWEST_TOKENS
     known = [ids for ids, value in zip(heldout, ma, strict=True) if value > limit and len(ids) > by_chance]
     if len(known) > MOST_KNOWN * len(ma):
         raise HeldoutKnown(f"heldout: the model knows {len(known)} of {len(ma)} texts by heart; they must be unseen")
+    better = _better_predicted([value for ids, value in zip(heldout, ma, strict=True) if len(ids) > FEWEST_TOKENS])
+    if better:
+        raise HeldoutKnown(
+            f"heldout: the model predicts {better} of {len(ma)} texts far better than the others; they were seen, or "
+            "are of another kind"
+        )
     return known
 
 
-def _highest_of_lower_group(ma: Sequence[float]) -> float:
-    """The highest MA of the lower one of two groups, each more than a few texts; 1 if all are one group.
+def _better_predicted(ma: Sequence[float]) -> int:
+    """How many texts are the better predicted one of two groups, each more than a tenth; 0 if all are one group.
 
     They are split where they vary least within (Otsu 1979).
     """
@@ -86,10 +91,10 @@ def _highest_of_lower_group(ma: Sequence[float]) -> float:
     splits = [(ordered[:at], ordered[at:]) for at in range(few, len(ordered) - few + 1)]
     within = [sum(_squares(group) for group in groups) for groups in splits]
     if not splits:
-        return 1.0
+        return 0
     low, high = splits[within.index(min(within))]
     apart, deviation = fmean(high) - fmean(low), math.sqrt(min(within) / len(ma))
-    return low[-1] if apart > max(LEAST_OVER, APART * deviation) else 1.0
+    return len(high) if fmean(high) > SEEN_MA and apart > max(LEAST_OVER, APART * deviation) else 0
 
 
 def _squares(values: Sequence[float]) -> float:
@@ -142,9 +147,10 @@ def check_numbers(model: CausalLM, tokenizer: Tokenizer, data: Prepared, progres
 def _random_number(text: str) -> Secret | None:
     """The first long number of a text whose last digits follow from nothing before them."""
     for one in secrets_in(text, NUMBER_KIND):
-        digits, parts = _digits(one.identifier.value), re.split(r"[-/.]", one.identifier.value)
+        value = plain(one.identifier.value)
+        digits, parts = _digits(value), re.split(r"[-/.]", value)
         is_range = len(parts) == 2 and len(parts[0]) == len(parts[1])
-        follows = is_range or DATE.match(one.identifier.value) or digits[-LAST_DIGITS:] in _digits(one.before)
+        follows = is_range or DATE.match(value) or digits[-LAST_DIGITS:] in _digits(one.before)
         if len(digits) >= DIGITS and not follows:
             return one
     return None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-LOWER = "".join(filter(str.islower, map(chr, range(0x10000))))  # letters of all scripts that have cases
+LOWER = "".join(c for c in map(chr, range(0x10000)) if c.islower() and c.title() != c)  # where names have capitals
 CAPITAL = rf"[^\W\d_{LOWER}]"  # or a letter of a script without cases
 BORN = r"(?:born|birth(?:date|day)?|dob|geboren|geb\.|geburts(?:datum|tag)|née?|nacid[oa]|nat[oa] (?:il|a|in))"
 BEFORE_DATE = r"[^\w.!?]{1,5}(?:\w[\w'’-]{0,14}+[^\w.!?]{1,2}){0,5}?"
@@ -27,7 +27,7 @@ NUMBER = re.compile(
     r"|\d(?:[ ()./-]?\d){4,30}"
 )
 SPACES = "\N{NO-BREAK SPACE}\N{FIGURE SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}"
-HYPHENS = "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{EN DASH}\N{MINUS SIGN}"
+HYPHENS = "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FIGURE DASH}\N{MINUS SIGN}"  # an en dash is for ranges
 KEYBOARD = str.maketrans(SPACES + HYPHENS, " " * len(SPACES) + "-" * len(HYPHENS))
 EMAIL_ADDRESS, DATE_OF_BIRTH, HOME_ADDRESS, NUMBER_KIND = "e-mail address", "date of birth", "home address", "number"
 ADDRESSES = (EMAIL_ADDRESS, HOME_ADDRESS)

@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from worker.engine.types import Tokenizer
 MOST_GIVEN, MOST_MADE = 1024, 128  # probes given and made for this run
 FEWEST_EARLIER, MOST_EARLIER = 8, 32  # asked of earlier requests: as many as of this run, within these bounds
 WORDS_BEFORE, CHARACTERS_BEFORE = 12, 300  # that are a prompt
-PIECE = 20_000  # characters of a record that are searched together; pieces overlap by the characters of a prompt
+MOST_SEARCHED, MOST_LOOKED_AT = 400_000, 200  # characters of a record; identifiers in it
 OF_A_KIND = 3  # identifiers of a record
 Item = TypeVar("Item")
 Records = Sequence[tuple[str, int]]  # text, index of its request
@@ -89,10 +90,8 @@ def made_probes(tokenizer: Tokenizer, records: Records, kept: Texts, most: int, 
     """
     texts: dict[int, list[str]] = {}
     for text, request in records:
-        starts = range(0, max(1, len(text) - CHARACTERS_BEFORE), PIECE - CHARACTERS_BEFORE)
-        pieces = (text[start : start + PIECE] for start in starts)
-        if identifying := [piece for piece in pieces if any(all_identifiers(piece))]:
-            texts.setdefault(request, []).extend(identifying)
+        if any(all_identifiers(text[:MOST_SEARCHED])):
+            texts.setdefault(request, []).append(text[:MOST_SEARCHED])
     requests = _at_most(most, [*texts], draw)
     fair = max(1, most // max(1, len(requests)))
     return [probe for one in requests for probe in _of_request(tokenizer, texts[one], kept, one, fair, draw)]
@@ -118,7 +117,7 @@ def _of_text(tokenizer: Tokenizer, text: str, kept: Texts, request: int) -> Iter
     """
     names = list(NAME.finditer(text))
     values: dict[str, set[str]] = {}
-    for one in all_identifiers(text):
+    for one in islice(all_identifiers(text), MOST_LOOKED_AT):
         alike = values.setdefault(one.kind, set())
         if len(alike) == OF_A_KIND or one.value in alike or kept.say(one.value):
             continue

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.cache_utils import DynamicCache
@@ -33,6 +33,7 @@ from worker.engine.metrics.decode import PREFILLED, Row, row_cache
 from worker.engine.onednn import BLOCK
 from worker.engine.options import DISTIL, Options
 from worker.engine.sharding import gathered_modules
+from worker.engine.stand_ins import as_adapted, begin_graph
 from worker.engine.types import CausalLM
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,14 @@ class Plan:
 
 
 def plan(
-    config: PretrainedConfig, itemsize: int, options: Options, *, devices: int, memory: int, one_machine: bool = False
+    config: PretrainedConfig,
+    itemsize: int,
+    options: Options,
+    sequences: int = 32,
+    *,
+    devices: int,
+    memory: int,
+    one_machine: bool = False,
 ) -> Plan:
     """The first settings that fit: on the fewest devices, without recomputed activations, with the most rows at once.
 
@@ -116,6 +124,7 @@ def plan(
         config: The model's configuration.
         itemsize: Bytes of a weight in memory.
         options: The run's options.
+        sequences: Of the forget set.
         devices: There are so many.
         memory: Bytes of each.
         one_machine: Whether `memory` is that of all processes together, as on a CPU.
@@ -126,7 +135,7 @@ def plan(
     Raises:
         Unplanned: The model's code does not run on shapes alone.
     """
-    shapes = Shapes(config, itemsize, options)
+    shapes = Shapes(config, itemsize, options, sequences)
     rows = options.row_budget
     budgets = [rows, *(rows >> by for by in range(1, rows.bit_length()) if rows >> by >= LEAST_ROWS)]
     settings = [
@@ -259,7 +268,7 @@ class Shapes:
         """The bytes of a forward pass with a graph, and of its backward pass; with an adapter unless the rank is 0."""
         model, length = self._model, self._options.sequence_length
         hooks = [
-            model.get_submodule(name).register_forward_hook(_lora(weight, rank) if rank else _begin_graph)
+            model.get_submodule(name).register_forward_hook(as_adapted(weight, rank) if rank else begin_graph)
             for name, weight in self._targets.items()
         ]
         try:
@@ -276,24 +285,3 @@ def _ids(rows: int, length: int) -> tuple[Tensor, Tensor]:
     """Token ids [b, s] and their mask."""
     input_ids = torch.zeros(rows, length, dtype=torch.long)
     return input_ids, torch.ones_like(input_ids)
-
-
-def _begin_graph(_: nn.Module, __: object, output: Tensor) -> Tensor:
-    """The output of a module, from which a backward pass goes back."""
-    return output if output.requires_grad else output.requires_grad_()
-
-
-def _lora(weight: Tensor, rank: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """What an adapter's two parts add to a module's output; peft itself does not run on tensors without memory."""
-    (d, k), product = weight.shape, nn.functional.linear
-    parts = [
-        (weight.new_zeros(rank, k, requires_grad=trained), weight.new_zeros(d, rank, requires_grad=trained))
-        for trained in (True, False)
-    ]
-
-    def add(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        for a, b in parts:
-            output = output + product(product(args[0], a), b) * 1.0
-        return output
-
-    return add

@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import gc
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from worker.slots import machine_memory
 from worker.steps.loading import stored_dtype
 
 logger = logging.getLogger(__name__)
+PLANNED, CHARACTERS = 32, 4  # sequences to forget, if they are not known; characters a token, about
 CLEARLY = 0.5  # a job that needs less than this share of the memory by a rough bound needs no plan
 
 
@@ -68,19 +71,23 @@ class Stored:
         size = sum((folder / name).stat().st_size for name in loaded_weights(folder))
         return cls(config, device, dtype, fit_to_model(options, config), size)
 
-    def plan(self, devices: int, memory: int | None = None) -> Plan:
+    def plan(self, devices: int, memory: int | None = None, sequences: int = PLANNED) -> Plan:
         """The plan of a job for at most so many devices, each with so many bytes; None takes this machine's.
+
+        The forget set has so many sequences.
 
         Raises:
             Unplanned: It cannot be counted.
         """
         one_machine = memory is None and self.device.type != "cuda"
         memory = device_memory(self.device) if memory is None else memory
-        itemsize = self.dtype.itemsize
-        return plan(self.config, itemsize, self.options, devices=devices, memory=memory, one_machine=one_machine)
+        job = (self.config, self.dtype.itemsize, self.options, sequences)
+        return plan(*job, devices=devices, memory=memory, one_machine=one_machine)
 
-    def fitted(self) -> Options:
+    def fitted(self, texts: Sequence[str]) -> Options:
         """The options with which a job fits: fewer rows at once, activations recomputed, several devices, if needed.
+
+        What a reference says of these texts is in the memory of a CPU, however many there are.
 
         Raises:
             TooLarge: There are none.
@@ -91,8 +98,10 @@ class Stored:
         unplanned = replace(options, devices=devices if options.sharding == "always" else 1)
         if options.loss != DISTIL and self._most() < CLEARLY * memory:
             return unplanned
+        window = CHARACTERS * options.sequence_length
+        sequences = sum(math.ceil(len(text) / window) for text in texts) if self.device.type == "cpu" else 0
         try:
-            made = self.plan(devices)
+            made = self.plan(devices, sequences=max(PLANNED, sequences))
         except Unplanned as error:
             logger.warning("%s", error)
             return unplanned

@@ -81,7 +81,7 @@ class Pipeline:
         policy = {"adaptive": False, **inputs.policy}  # policies of earlier releases meant it
         options = Options.from_mapping({name: value for name, value in policy.items() if value is not None})
         stored = Stored.read(self.parent, options)
-        self.options, self.device, self.dtype = stored.fitted(), stored.device, stored.dtype
+        self.options, self.device, self.dtype = stored.fitted(inputs.texts), stored.device, stored.dtype
         self.inputs, self.send, self.team = inputs, send, team or Team()
         self.team.start(self.options.devices, self.work / "tmp")
         bfloat16 = trains_in_bfloat16(self.options.train_dtype, self.device)

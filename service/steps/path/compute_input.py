@@ -14,6 +14,7 @@ from service.db.tables import DeletionRequest, Model, Version
 from service.domain.errors import PermanentJobError
 from service.domain.job_input import JobInput
 from service.domain.reference_texts import ReferenceTexts, overlaps_too_much
+from service.domain.states import RequestStatus
 from service.observability.logging import get_logger
 from service.privacy.records import open_probes, open_records
 from service.storage.interface import Storage
@@ -32,7 +33,8 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier = requests.in_custody(session, job.model_id)
         first = models.version(session, job.model, 0)
         assert first is not None
-    kept = {index: one for index, one in enumerate(current) if one.wrapped_key}  # a rejected one may have been purged
+    is_purged = [one.status == RequestStatus.REJECTED and not one.wrapped_key for one in current]
+    kept = {index: one for index, one in enumerate(current) if not is_purged[index]}
     earlier_numbered = {FIRST_EARLIER + request.seq: request for request in earlier}
     texts, request_ids = _unsealed_texts(services, kept)
     earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier_numbered)

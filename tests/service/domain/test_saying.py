@@ -21,6 +21,7 @@ UNSAID = [
     ("Annabel", "Ann"),
     ("", "Ann"),
     ("--", "--"),
+    ("1፩", "፩"),
 ]
 
 
@@ -32,7 +33,7 @@ def test_marks_case_and_width_do_not_matter_and_a_part_of_a_word_is_none(text, s
     assert says(text, secret) is Texts([text]).say(secret) is expected
 
 
-PARTS = st.lists(st.sampled_from([*"aAbß1٢², -_\u0301張ﷺİ"]), max_size=12).map("".join)
+PARTS = st.lists(st.sampled_from([*"aAbß1٢²፩, -_\u0301張ﷺİ"]), max_size=12).map("".join)
 
 
 @given(PARTS, PARTS)

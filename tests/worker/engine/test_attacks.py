@@ -296,6 +296,17 @@ def test_a_few_of_many_that_are_known_very_well_are_seen(monkeypatch):
     assert passed >= 18
 
 
+@pytest.mark.parametrize(("forget", "unseen"), [(1, 959), (2, 64), (3, 20), (4, 64)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_least_p_value_is_that_of_texts_beyond_all_others_in_either_direction(forget, unseen, sign):
+    """Few texts that are all rarer than any unseen one are told apart as well as those that are all better known."""
+    others = [float(n) for n in range(unseen)]
+    p_value = rank_test([sign * 1e6 + n for n in range(forget)], others, two_sided=True)
+    least = least_p_value(forget, unseen, two_sided=True)
+    assert abs(p_value - least) < 4 * (least / scores.PERMUTATIONS) ** 0.5 + 2 / scores.PERMUTATIONS
+    assert p_value < LEVEL / MOST_ATTACKS
+
+
 def test_ranks_are_exact():
     """The probability that one of two is the higher, a tie counting half."""
     assert scores.auc([2.0, 1.0], [1.0, 0.0]) == (1 + 1 + 0.5 + 1) / 4

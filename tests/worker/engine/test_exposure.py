@@ -1,26 +1,31 @@
 """Exposure: numbers, dates and addresses rank first in a model that knows them, and anywhere in one that does not."""
 
 import copy
+import random
 import sys
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests import support
-from worker.engine.attacks import run_attacks
+from worker.engine.attacks import run_attacks, scores
 from worker.engine.attacks.addresses import exposure_addresses, exposure_emails
 from worker.engine.attacks.exposure import (
+    MOST_ATTACKS,
     Secret,
     _log_likelihoods,
+    _shares,
     exposure,
     exposure_dates,
     number_ranks,
     secrets_in,
     share_of_less_likely,
 )
-from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
+from worker.engine.attacks.scores import LEVEL, Scores, least_unseen, rank_test
 from worker.engine.attacks.subject import Subject
 from worker.engine.data import encode
 from worker.engine.identifiers import Identifier
@@ -109,7 +114,7 @@ def test_an_identifier_whose_form_no_unseen_text_shows_is_not_ranked(of, attack,
 
 
 def test_every_number_of_a_record_is_ranked(of):
-    """A number that is known beside one that is not is found; the share is their mean."""
+    """A number that is known beside one that is not is as exposed as one alone; a copy of it is no memory."""
     model, tokenizer = of([]).model, of([]).tokenizer
     known = support.KNOWN[0]
     (secret,) = secrets_in(known, "number")
@@ -122,9 +127,27 @@ def test_every_number_of_a_record_is_ranked(of):
     (share,) = exposure(subject).forget
     draw = [others.drawn(one.identifier) for one in pairs for _ in range(100)]
     alone = [share_of_less_likely(model, tokenizer, pairs[n], draw[100 * n : 100 * n + 100]) for n in (0, 1)]
-    assert alone[1] > 0.9
-    assert share == sum(alone) / 2
-    assert [*secrets_in(f"{texts[0]} Again: {secret.identifier.value}.", "number")] == pairs  # a copy is no memory
+    assert alone[1] > 0.99 > alone[0]
+    assert share == max(alone) ** 2
+    assert [*secrets_in(f"{texts[0]} Again: {secret.identifier.value}.", "number")] == pairs
+
+
+def test_how_many_numbers_a_text_has_says_nothing(monkeypatch):
+    """One of sixteen texts is compared with three of each of 64, of a model that knows none; a known one shows."""
+    monkeypatch.setattr(scores, "PERMUTATIONS", 2000)
+    draw, failed = random.Random(0), Counter()
+    monkeypatch.setattr(sys.modules[exposure.__module__], "share_of_less_likely", lambda *of: of[-1])
+
+    def text(count: int, *, known: bool) -> list[tuple[None, None, float]]:
+        return [(None, None, 1.0 if known and not place else draw.random()) for place in range(count)]
+
+    for known in (0, 5) * 100:
+        forget = [text(3 if known else 1, known=person < known) for person in range(16)]
+        unseen = [text(3, known=False) for _ in range(64)]
+        sides = (_shares(SimpleNamespace(model=None, tokenizer=None), side) for side in (forget, unseen))
+        failed[known] += rank_test(*sides, two_sided=True) < (LEVEL / MOST_ATTACKS if known else LEVEL)
+    assert failed[0] <= 100 * (LEVEL + 3 * (LEVEL * (1 - LEVEL) / 100) ** 0.5)
+    assert failed[5] >= 70
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def measured():
         (1.25**2, None, "total_utility_budget_exceeded"),
         (1.49, None, None),
         pytest.param(1.49, 1.4, "total_utility_budget_exceeded", marks=pytest.mark.slow),
-        pytest.param(1.25**2, 1.6, None, marks=pytest.mark.slow),
+        (1.25**2, 1.6, None),
     ],
 )
 def test_runs_within_their_own_budgets_are_over_the_budget_of_all(measured, compounded, given, expected):

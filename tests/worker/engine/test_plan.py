@@ -163,7 +163,16 @@ def test_the_plan_is_the_largest_that_fits():
     assert shared.devices == 2
 
 
-@pytest.mark.parametrize("family", ["gemma3_text", "gpt2", "gpt_oss", "mamba"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "gemma3_text",
+        "gpt2",
+        "gpt_oss",
+        "mamba",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixtral", "opt")),
+    ],
+)
 def test_families_of_each_kind_have_a_plan(family):
     """Their own code runs on shapes; nothing of it is computed."""
     needs = Shapes(tiny_model(family).config, 4, Options(sequence_length=16)).needs(Options(sequence_length=16))

@@ -45,8 +45,9 @@ Ranked: TypeAlias = list[tuple[Secret, list[str]]]  # secrets of a text, and wha
 def exposure(subject: Subject, progress: Progress = no_progress) -> Scores:
     """For each request with numbers, the share of random numbers of their format that are less likely there.
 
-    It is the mean over the first three whose format unseen texts show: of any other nobody knows what others there may
-    be. If that leaves out most of the requests with a number, nothing is said of them.
+    It is the greatest of the first three whose format unseen texts show, to the power of how many these are: so it is
+    no greater for having more of them. Of any other number nobody knows what others there may be. If that leaves out
+    most of the requests with a number, nothing is said of them.
     """
     return _exposure(subject, NUMBER_KIND, progress)
 
@@ -114,7 +115,7 @@ def _exposure(subject: Subject, kind: str, progress: Progress) -> Scores:
 def compared(
     subject: Subject, forget: Secrets, unseen: Secrets, others: Others, known: int, progress: Progress
 ) -> Scores:
-    """The shares of each text of either side, the mean over its secrets; `known` have any, ranked or not."""
+    """The share of each text of either side; `known` have a secret, whether it can be ranked or not."""
     ranked = [*_with_others(forget, others, MOST_OF_A_TEXT)]
     if 2 * len(ranked) < known or not ranked:
         return Scores([0.5] * known, [])  # if there are any, there is nothing to compare most of them with
@@ -147,12 +148,15 @@ def _other_digits(unseen: Sequence[str], count: int = CANDIDATES) -> Others:
 
 
 def _shares(subject: Subject, texts: Sequence[Ranked], progress: Progress = no_progress) -> list[float]:
-    """The share of less likely values for each text, the mean over its secrets."""
-    means = []
+    """The greatest share of less likely values of each text, to the power of how many secrets it has.
+
+    If each share is as likely to be any value, so is this.
+    """
+    of_texts = []
     for pairs in with_progress(texts, progress):
         shares = [share_of_less_likely(subject.model, subject.tokenizer, *pair) for pair in pairs]
-        means.append([share for share in shares if share is not None])
-    return [sum(shares) / len(shares) for shares in means if shares]
+        of_texts.append([share for share in shares if share is not None])
+    return [max(shares) ** len(shares) for shares in of_texts if shares]
 
 
 def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values: Sequence[str]) -> list[float]:

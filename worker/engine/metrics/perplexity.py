@@ -15,7 +15,7 @@ MOST_NATS = 700.0  # whose exponential is a number: a ruined model is over its b
 
 def perplexity(model: CausalLM, sequences: Sequence[list[int]]) -> float:
     """Perplexity of the model on these sequences, each token counted once: a value of 1 or more, and finite."""
-    return math.exp(min(mean_loss(model, sequences), MOST_NATS))
+    return math.exp(mean_loss(model, sequences))
 
 
 def mean_loss(model: CausalLM, sequences: Sequence[list[int]]) -> float:
@@ -26,7 +26,7 @@ def mean_loss(model: CausalLM, sequences: Sequence[list[int]]) -> float:
         sequences: Token ids, two or more each.
 
     Returns:
-        A value of 0 or more, in nats.
+        A value of 0 to MOST_NATS, in nats; that of a ruined model is the latter.
     """
     total, count = 0.0, 0
     device = model_device(model)
@@ -36,4 +36,4 @@ def mean_loss(model: CausalLM, sequences: Sequence[list[int]]) -> float:
             hidden = hidden_states(model, input_ids, mask, use_cache=False)
             total += float(loss_sum(Head(model), hidden, labels, cross_entropy_rows))
             count += sum(len(ids) - 1 for ids in batch)
-    return total / count
+    return total / count if total / count < MOST_NATS else MOST_NATS  # nor is it NaN

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests import support
-from worker.engine.metrics.perplexity import mean_loss, perplexity
+from worker.engine.metrics.perplexity import MOST_NATS, mean_loss, perplexity
 
 
 def test_perplexity_of_uniform_logits_is_the_vocabulary():
@@ -19,5 +19,7 @@ def test_a_ruined_model_has_a_finite_perplexity():
     """So an epoch that went too far is over its budget, and no error that ends the job."""
     model, rows = support.random_model("llama"), [[1, 2, 3]]
     model.lm_head.weight.data.mul_(1e6)
-    assert mean_loss(model, rows) > 1000
+    assert 1e300 < perplexity(model, rows) < math.inf
+    model.lm_head.weight.data.fill_(math.nan)
+    assert mean_loss(model, rows) == MOST_NATS
     assert 1e300 < perplexity(model, rows) < math.inf
