@@ -1,7 +1,6 @@
 """What all tests share: one thread a process, the memorised model of a run, and which tests share a process."""
 
 import fcntl
-import gc
 import logging
 import os
 from pathlib import Path
@@ -41,12 +40,6 @@ def pytest_xdist_make_scheduler(config, log):
             return path if own_stack else nodeid
 
     return OneProcessPerStack(config, log) if config.getvalue("dist") == "load" else None
-
-
-def pytest_collection_finish() -> None:
-    """Let the collector of cycles leave alone what all tests share: modules and models are most of what it scans."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,8 @@ def says(text: str, secret: str) -> bool:
     at = characters.find(sought) if sought else -1
     while at >= 0:
         start, end = places[at], places[at + len(sought) - 1]
-        if not _goes_on(text[start], text[max(0, start - 1) : start]) and not _goes_on(
-            text[end], text[end + 1 : end + 2]
-        ):
+        ends = ((text[start], text[max(0, start - 1) : start]), (text[end], text[end + 1 : end + 2]))
+        if not any(_goes_on(*one) for one in ends):
             return True
         at = characters.find(sought, at + 1)
     return False

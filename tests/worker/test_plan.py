@@ -9,6 +9,7 @@ from tests import support
 from worker import plan
 from worker.engine import Options
 from worker.engine.errors import TooLarge
+from worker.slots import machine_memory
 from worker.steps.memory import Stored
 
 GIB = str(2**30)
@@ -65,12 +66,12 @@ def test_a_folder_without_a_model_has_no_plan(monkeypatch, capsys, tmp_path):
     assert "no plan" in capsys.readouterr().err
 
 
-def test_a_job_is_planned_for_as_many_texts_as_it_has(monkeypatch, folder):
+def test_a_job_is_planned_for_as_many_texts_as_it_has(folder):
     """What a reference says of a thousand long texts does not fit where that of a few does."""
     stored = Stored.read(folder, Options(loss="distil", device="cpu", sequence_length=64))
-    few, many = ["A text."] * 40, ["A text of some words." * 80] * 1000
-    memory = stored.plan(1, 2**40, 40).peak
-    monkeypatch.setattr("worker.steps.memory.machine_memory", lambda: memory)
-    assert stored.fitted(few).loss == "distil"
+    of_a_window = 4 * 64 * stored.config.hidden_size  # bytes that it says
+    text = "x" * (4 * 64 * 4096)  # 4096 windows, at four characters a token
+    enough = 2 * machine_memory() // (4096 * of_a_window)
+    assert stored.fitted([text]).loss == "distil"
     with pytest.raises(TooLarge):
-        stored.fitted(many)
+        stored.fitted([text] * enough)

@@ -136,5 +136,6 @@ def _of_text(tokenizer: Tokenizer, text: str, kept: Texts, request: int) -> Iter
 
 def _last_words(text: str) -> str:
     """The last words of a text as they stand there, with its own spaces and lines between them."""
-    words = [*re.finditer(r"\S+", text[-CHARACTERS_BEFORE:])][-WORDS_BEFORE:]
-    return text[-CHARACTERS_BEFORE:][words[0].start() : words[-1].end()] if words else ""
+    text = text[-CHARACTERS_BEFORE:]
+    words = [*re.finditer(r"\S+", text)][-WORDS_BEFORE:]
+    return text[words[0].start() : words[-1].end()] if words else ""

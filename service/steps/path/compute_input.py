@@ -33,8 +33,7 @@ def compute_input(services: Services, job_id: UUID, fence: int) -> JobInput:
         earlier = requests.in_custody(session, job.model_id)
         first = models.version(session, job.model, 0)
         assert first is not None
-    is_purged = [one.status == RequestStatus.REJECTED and not one.wrapped_key for one in current]
-    kept = {index: one for index, one in enumerate(current) if not is_purged[index]}
+    kept = {n: one for n, one in enumerate(current) if one.wrapped_key or one.status != RequestStatus.REJECTED}
     earlier_numbered = {FIRST_EARLIER + request.seq: request for request in earlier}
     texts, request_ids = _unsealed_texts(services, kept)
     earlier_texts, earlier_request_ids = _unsealed_texts(services, earlier_numbered)
