@@ -12,10 +12,11 @@ A model that never saw a text may still be over the criterion's limits by chance
 where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
-met then, epochs with a small learning rate follow. In each the reference is lowered where the model is over the limits,
-and IHL, the paper's loss, is added on the tokens that are. Where the criterion is met with too much harm, some epochs
-lower and press on nothing (`worker.engine.pace.settles`). Every state depends on the seed, the number of the epoch and
-the checkpoint alone, so that a resumed run sees the same batches.
+met then, epochs with a small learning rate follow (`worker.engine.schedule`). In each the reference is lowered where
+the model is over the limits, and IHL, the paper's loss, is added on the tokens that are. Where the criterion is met
+with too much harm, some epochs settle: they lower and press on nothing, and keep more (`worker.engine.pace.settles`).
+Every state depends on the seed, the number of the epoch and the checkpoint alone, so that a resumed run sees the same
+batches.
 """
 
 import math
@@ -45,23 +46,21 @@ from worker.engine.lowering import Rows, rows_to_lower, with_numbers_last
 from worker.engine.metrics.extraction import lower_bound
 from worker.engine.metrics.memorization import accuracy
 from worker.engine.metrics.token_scores import token_margins
-from worker.engine.options import DISTIL_EPOCH_STEPS, Options
+from worker.engine.options import Options
 from worker.engine.pace import harm, settles
 from worker.engine.pressing import Pressed, extracted, failed_by_el, grouped
 from worker.engine.probes import Answer, as_rows, still_said
 from worker.engine.progress import Progress, no_progress
 from worker.engine.reference import Reference
 from worker.engine.samples import OwnSamples, RetainSampler, kept_batch
+from worker.engine.schedule import Schedule, learning_rate
 from worker.engine.step import kept_gradients
 from worker.engine.types import CausalLM, EpochEntry
 from worker.engine.utility import Watched
 from worker.engine.variants import Variants
 
 FORGET_BATCH, LARGEST_BATCH = 16, 20  # of a run, and with those of earlier ones
-WARM_UP = 0.1  # share of the steps
 RELEARN_FROM, RELEARN_EVERY = 0.2, 4  # from this share of the steps on, every fourth step relearns
-WIDTH_RATE = 0.4  # the learning rate times the hidden size
-LAST_STEPS, LAST_RATE = 5, 0.1  # of an epoch after the fixed steps; the share of the learning rate there
 NEARBY_WEIGHT, SHIFT_RATE = 0.5, 0.7  # of variants, and of ends after other prompts; of what is measured
 REFERENCE_RESERVE = 0.015  # of MA, beside the policy's: the model is right a little more often than what it learns from
 
@@ -167,27 +166,23 @@ class Distiller:
 
     def _run_epoch(self, optimiser: torch.optim.Optimizer, before: Checkpoint) -> tuple[EpochEntry, set[int]]:
         """Train one epoch and measure; returns its history entry, and the requests that failed by EL alone."""
-        started, epoch, fixed = time.monotonic(), before.epoch, self.options.distil_epochs
+        started, epoch, options = time.monotonic(), before.epoch, self.options
         self.retain.start_epoch(epoch)
-        order = random.Random(f"{self.options.seed}/distil/{epoch}")
-        first, last = epoch * DISTIL_EPOCH_STEPS, min((epoch + 1) * DISTIL_EPOCH_STEPS, self.options.distil_steps)
-        calibration, losses, pressed = self.reference.calibration(self.model), [], Pressed()
-        if epoch >= fixed:
-            first = self.options.distil_steps + (epoch - fixed) * LAST_STEPS
-            last = first + LAST_STEPS
-            if not (before.passing and before.history[-1]["met"]):  # else it settles
-                pressed = self._pressed(calibration, before.reopened)
-        for step in range(first, last):
+        order, schedule = random.Random(f"{options.seed}/distil/{epoch}"), Schedule.after(before, options)
+        calibration, losses = self.reference.calibration(self.model), []
+        pressed = self._pressed(calibration, before.reopened) if schedule.presses else Pressed()
+        rates = [learning_rate(step, options, self.model.config.hidden_size) for step in schedule.steps]
+        for step, rate in zip(schedule.steps, rates, strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = self._rate(step)
-            losses.append(self._step(optimiser, order, step, calibration, pressed))
-            self.progress((step + 1) / (self.options.distil_steps + self.options.max_epochs * LAST_STEPS))
+                group["lr"] = rate
+            losses.append(self._step(optimiser, order, step, calibration, pressed, schedule.keeping))
+            self.progress(schedule.done(step, options))
         if not all(map(math.isfinite, losses)):
             raise TrainingDiverged(f"the loss is not finite in epoch {epoch + 1}")
         self.reference.correct(self.model)
         for i, rows, excess in self.compared.excess(self.model, self.forget.sequences):
             self.reference.shift(i, rows, -SHIFT_RATE * excess)
-        judgement, met, failed = self._judge(may_end=epoch + 1 >= fixed)
+        judgement, met, failed = self._judge(may_end=epoch + 1 >= options.distil_epochs)
         entry: EpochEntry = {
             "epoch": epoch + 1,
             "steps": len(losses),
@@ -195,7 +190,7 @@ class Distiller:
             **judgement.means(),
             "met": met,
             "strength": 1.0,
-            "learning_rate": max(map(self._rate, range(first, last))),
+            "learning_rate": max(rates),
             "rank": self.adapter.rank,
             **self.watched.measure(self.model),
             "seconds": time.monotonic() - started,
@@ -217,18 +212,16 @@ class Distiller:
             failed = failed_by_el(judgement, self.forget, self.counted)
         return judge(self.forget, self.thresholds, el, ma, counted=self.counted), met, failed
 
-    def _rate(self, step: int) -> float:
-        """The learning rate of a step: a rise, then a straight fall to nothing. Wider models take smaller steps."""
-        highest = self.options.distil_learning_rate or WIDTH_RATE / self.model.config.hidden_size
-        if step >= self.options.distil_steps:
-            return highest * LAST_RATE
-        done, rise = (step + 1) / (self.options.distil_steps + 1), WARM_UP
-        return highest * min(done / rise, (1 - done) / (1 - rise))
-
     def _step(
-        self, optimiser: torch.optim.Optimizer, order: random.Random, step: int, toward: Calibration, pressed: Pressed
+        self,
+        optimiser: torch.optim.Optimizer,
+        order: random.Random,
+        step: int,
+        toward: Calibration,
+        pressed: Pressed,
+        keeping: float = 1.0,
     ) -> float:
-        """One optimiser step; returns its loss. What is pressed has IHL in addition."""
+        """One optimiser step; returns its loss. What is pressed has IHL in addition; `keeping` weighs what is kept."""
         indices = self._forget_batch(order)
         distil = partial(distil_rows, token_weight=self.options.token_weight, calibration=toward)
         forget = [self.forget.sequences[i] for i in indices]
@@ -245,7 +238,8 @@ class Distiller:
             loss += self._step_on_some(order, distil, own + len(varied), self.said, among=tokens)
             loss += self._step_on_some(order, distil, own + len(varied) + len(self.said), self.prompted)
         with self._training():
-            loss += kept_gradients(self.model, self.adapter, kept, self.options, strength, by_sequences=True)
+            options = self.options.keeping(keeping)
+            loss += kept_gradients(self.model, self.adapter, kept, options, strength, by_sequences=True)
         if self.options.relearn_steps and self._relearns(step):
             steps = order.randint(1, self.options.relearn_steps)
             with ahead(self.model, self.adapter.parameters(), steps, partial(self._fine_tune, order)):

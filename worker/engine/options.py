@@ -208,6 +208,11 @@ class Options:
         own = min(self.max_perplexity_ratio, self.max_total_ratio / total)
         return replace(self, max_perplexity_ratio=own, max_total_perplexity_ratio=self.max_total_ratio)
 
+    def keeping(self, factor: float) -> "Options":
+        """These options; what keeps the model as it was weighs so many times as much."""
+        weights = self.divergence_weight * factor, self.retain_weight * factor
+        return replace(self, divergence_weight=weights[0], retain_weight=weights[1])
+
     @classmethod
     def paper(cls) -> "Options":
         """The paper's procedure: one rate, whole epochs, no sequence left out, nothing shrunk, the code's eps."""

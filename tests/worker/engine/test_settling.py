@@ -20,6 +20,7 @@ from worker.engine.pace import settles
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.samples import OwnSamples
+from worker.engine.schedule import KEEPING, learning_rate
 from worker.engine.unlearn import train
 from worker.engine.utility import Watched
 from worker.engine.variants import Variants
@@ -29,8 +30,11 @@ OPTIONS = dataclasses.replace(POLICY, distil_steps=20, max_epochs=12, max_neighb
 
 
 def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = None):
-    """The end of a run whose epochs did this harm, those of None missed the criterion; its points; who pressed."""
-    trained, pressed, points = [resume.epoch if resume else 0], [], []
+    """The end of a run whose epochs did this harm, those of None missed the criterion; its points; who pressed.
+
+    An epoch that follows one that met it, and does not press, has more steps, and what is kept weighs more.
+    """
+    trained, pressed, points, kept_more = [resume.epoch if resume else 0], [], [], []
     weight = torch.nn.Parameter(torch.zeros(1))
     adapter = SimpleNamespace(
         parameters=lambda: [weight],
@@ -49,7 +53,7 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
 
     monkeypatch.setattr(Distiller, "_judge", judged)
     monkeypatch.setattr(Distiller, "_lower", lambda *sets: set())
-    monkeypatch.setattr(Distiller, "_step", lambda *sets: 1.0)
+    monkeypatch.setattr(Distiller, "_step", lambda *sets: kept_more.append((trained[0] + 1, sets[-1])) or 1.0)
     monkeypatch.setattr(Distiller, "_pressed", lambda self, *sets: pressed.append(trained[0] + 1) or Pressed())
     nothing = Variants([], [], [], [])
     retain, watched = (
@@ -63,6 +67,10 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
     run = Distiller(model, adapter, *sets, lambda p: points.append(copy.deepcopy(p)), fractions.append)
     end = run.run(resume)
     assert {(round(entry["learning_rate"], 9), entry["rank"]) for entry in end.history[1:]} == {(0.4 / 8 / 10, 4)}
+    for epoch in range(resume.epoch + 1 if resume else 1, end.epoch + 1):
+        settling = epoch > 1 and epoch not in pressed
+        weights = [weight for of, weight in kept_more if of == epoch]
+        assert weights == (20 * [KEEPING] if settling else (5 if epoch > 1 else 20) * [1.0])
     assert fractions == sorted(fractions)
     assert fractions[-1] == (1.0 if end.epoch == OPTIONS.last_epoch else pytest.approx((15 + 5 * end.epoch) / 80))
     return end, points, pressed
@@ -71,10 +79,8 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
 @pytest.mark.parametrize(("given", "highest"), [(None, 0.4 / 8), (1e-3, 1e-3)])
 def test_the_learning_rate_rises_and_falls_to_nothing(given, highest):
     """A tenth of the steps rise, the others fall; afterwards it is a tenth of the highest. Wider models take less."""
-    model = SimpleNamespace(config=SimpleNamespace(hidden_size=8))
     options = dataclasses.replace(OPTIONS, distil_steps=99, distil_learning_rate=given)
-    distiller = Distiller(model, *[None] * 12, options)
-    rates = [distiller._rate(step) / highest for step in range(101)]
+    rates = [learning_rate(step, options, 8) / highest for step in range(101)]
     assert rates[:10] == pytest.approx([0.1 * step for step in range(1, 11)])
     assert rates[9:99] == pytest.approx([step / 90 for step in range(90, 0, -1)])
     assert rates[99:] == pytest.approx([0.1, 0.1])
