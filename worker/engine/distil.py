@@ -12,9 +12,9 @@ A model that never saw a text may still be over the criterion's limits by chance
 where it is over them (`worker.engine.lowering`), and the model learns to say what meets the criterion.
 
 The number of steps is fixed beforehand, and the learning rate falls to nothing at their end. If the criterion is not
-met then, epochs with a small learning rate follow (`worker.engine.schedule`). In each the reference is lowered where
-the model is over the limits, and IHL, the paper's loss, is added on the tokens that are. Where the criterion is met
-with too much harm, some epochs settle: they lower and press on nothing, and keep more (`worker.engine.pace.settles`).
+met then, epochs with a small learning rate follow (`worker.engine.schedule`). Most of them press: the reference is
+lowered where the model is over the limits, and IHL, the paper's loss, is added on the tokens that are. Where the
+criterion is met with too much harm, some epochs settle: they do neither, and keep more (`worker.engine.pace.settles`).
 Every state depends on the seed, the number of the epoch and the checkpoint alone, so that a resumed run sees the same
 batches.
 """

@@ -210,8 +210,8 @@ class Options:
 
     def keeping(self, factor: float) -> "Options":
         """These options; what keeps the model as it was weighs so many times as much."""
-        weights = self.divergence_weight * factor, self.retain_weight * factor
-        return replace(self, divergence_weight=weights[0], retain_weight=weights[1])
+        divergence, retain = self.divergence_weight * factor, self.retain_weight * factor
+        return replace(self, divergence_weight=divergence, retain_weight=retain)
 
     @classmethod
     def paper(cls) -> "Options":

@@ -114,12 +114,15 @@ def settles(history: Sequence[EpochEntry], options: Options, parent_perplexity: 
         parent_perplexity: Held-out perplexity before the first epoch.
 
     Returns:
-        True if the last epoch met the criterion and did harm, up to MOST_REPAIRS times, with as many epochs left.
+        True if the last epoch met the criterion and did harm, up to MOST_REPAIRS times, with as many epochs left. Over
+        a limit one that is left suffices: as it is, the run would hardly publish a version.
     """
     met, left = sum(bool(entry["met"]) for entry in history), options.last_epoch - len(history)
     last = history[-1]
-    harms = harm(last, options, parent_perplexity)[0] or _harms(last, options)
-    return bool(last["met"]) and harms and met <= MOST_REPAIRS and left >= MOST_REPAIRS
+    over_budget, over_limit, _ = harm(last, options, parent_perplexity)
+    needed = 1 if over_budget or over_limit else MOST_REPAIRS
+    harms = over_budget or _harms(last, options)
+    return bool(last["met"]) and harms and met <= MOST_REPAIRS and left >= needed
 
 
 def harm(entry: EpochEntry, options: Options, parent_perplexity: float) -> tuple[bool, bool, float]:

@@ -1,9 +1,9 @@
 """The schedule of a distillation: which steps an epoch has, at which learning rates, and how far they bring the run.
 
 First come the fixed steps, in epochs of `DISTIL_EPOCH_STEPS`. Shorter epochs at one small learning rate follow, until
-the criterion is met. One that met it with too much harm is followed by epochs that settle: these have the steps of the
-first ones again, and what is kept weighs more there. (Five steps of the usual weights did not bring back what
-neighbours had lost.)
+the criterion is met. One that met it with too much harm is followed by epochs that settle: these have as many steps as
+the first ones, and what is kept weighs more there. (Five steps of the usual weights did not bring back what neighbours
+had lost. Such an epoch may end just over the criterion; then the next one presses.)
 """
 
 from typing import NamedTuple

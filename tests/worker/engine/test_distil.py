@@ -124,6 +124,7 @@ def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised
     """It may guess one, and would bring it back in every epoch that does not press on it. Tokens count alike before.
 
     Nor is what stands after other prompts. Variants are learned throughout. Each has its own rows of the reference.
+    What is kept has the epoch's weight.
     """
     model, tokenizer = memorised
     text = encode(tokenizer, support.KNOWN[3])
@@ -136,14 +137,16 @@ def test_after_the_fixed_steps_no_answer_is_learned_from_the_reference(memorised
         *(model, adapter, ForgetSet([text], [0]), [], [0], reference, Variants([varied], [0], [True], [])),
         *(Variants([], [], [], []), said, [prompted], retain, NO_SAMPLES, None, OPTIONS),
     )
-    monkeypatch.setattr(distil_module, "kept_gradients", lambda *rest, **others: 0.0)
-    losses = []
+    losses, weights = [], []
+    monkeypatch.setattr(distil_module, "kept_gradients", lambda *sets, **others: weights.append(sets[3]) or 0.0)
     monkeypatch.setattr(
         *(Distiller, "_backward"),
         lambda self, part, *how, **others: rows.extend(part) or losses.append(how) or 1.0,
     )
     optimiser = SimpleNamespace(zero_grad=lambda: None, step=lambda: None)
-    distiller._step(optimiser, random.Random(0), step, NOTHING_ADDED, Pressed(answers=said[1:2]))
+    distiller._step(optimiser, random.Random(0), step, NOTHING_ADDED, Pressed(answers=said[1:2]), 4.0)
+    assert weights == [OPTIONS.keeping(4.0)]
+    assert weights[0].divergence_weight / OPTIONS.divergence_weight == weights[0].retain_weight == 4.0
     answers = [answer.input_ids for answer in [*([*said, prompted] if learned else []), said[1]]]
     assert sorted(rows) == sorted([text, varied, *answers])
     distilled = [how for how in losses if "calibration" in getattr(how[0], "keywords", {})]

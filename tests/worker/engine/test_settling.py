@@ -94,13 +94,15 @@ def test_the_learning_rate_rises_and_falls_to_nothing(given, highest):
         ([None, 0.05, 0.04, 0.06, 0.07, 0.08], 6, 3, [2]),  # none does: the least harm
         ([None, 0.02], 2, 2, [2]),
         ([None] * 13, 13, 13, [*range(2, 14)]),
-        ([*[None] * 9, 0.05], 10, 10, [*range(2, 11)]),  # too few epochs are left
+        ([*[None] * 9, 0.028], 10, 10, [*range(2, 11)]),  # near the limit: too few epochs are left
+        ([*[None] * 9, 0.05, 0.04, None, 0.025], 13, 13, [*range(2, 11), 13]),  # over it one suffices
+        ([*[None] * 9, 0.05, 0.04, None, None], 13, 11, [*range(2, 11), 13]),
     ],
 )
 def test_a_run_goes_on_while_neighbours_lose_too_much(monkeypatch, harms, epochs, factors, pressed):
     """It presses on nothing then. Stopped after any epoch it goes on as if it had not been."""
     end, points, presses = settled(harms, monkeypatch)
-    assert (end.met, end.epoch, end.adapter["factors"].item()) == (harms[-1] is not None, epochs, factors)
+    assert (end.met, end.epoch, end.adapter["factors"].item()) == (harms[factors - 1] is not None, epochs, factors)
     assert presses == pressed
     assert not any(point.met for point in points[:-1])
     for point in points[:-1]:
