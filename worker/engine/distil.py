@@ -85,7 +85,7 @@ class Distiller:
         watched: What else is measured after each epoch.
         options: The run's options.
         on_epoch: Called with each epoch's checkpoint.
-        progress: Called with the fraction done of the most steps that the run may take, 0..1.
+        progress: Called with the fraction done of the fixed steps and of the most epochs after them, 0..1.
     """
 
     model: CausalLM

@@ -20,7 +20,7 @@ from worker.engine.pace import settles
 from worker.engine.prepare import prepare
 from worker.engine.pressing import Pressed
 from worker.engine.samples import OwnSamples
-from worker.engine.schedule import KEEPING, learning_rate
+from worker.engine.schedule import KEEPING, Schedule, learning_rate
 from worker.engine.unlearn import train
 from worker.engine.utility import Watched
 from worker.engine.variants import Variants
@@ -74,6 +74,31 @@ def settled(harms: list[float | None], monkeypatch, resume: Checkpoint | None = 
     assert fractions == sorted(fractions)
     assert fractions[-1] == (1.0 if end.epoch == OPTIONS.last_epoch else pytest.approx((15 + 5 * end.epoch) / 80))
     return end, points, pressed
+
+
+def test_the_steps_of_an_epoch_and_how_far_they_bring_the_run():
+    """Fixed steps first, twenty an epoch; then five that press, or twenty that settle and count as five."""
+    options = dataclasses.replace(OPTIONS, distil_steps=30, max_epochs=3)
+    met, missed = {"met": True}, {"met": False}
+    passing = {"factors": torch.zeros(1)}
+    points = [
+        Checkpoint(),
+        Checkpoint(epoch=1, history=[missed]),
+        Checkpoint(epoch=2, history=[missed] * 2),
+        Checkpoint(epoch=3, history=[missed, missed, met], passing=passing),
+        Checkpoint(epoch=4, history=[missed, missed, met, missed], passing=passing),
+    ]
+    schedules = [Schedule.after(point, options) for point in points]
+    assert schedules == [
+        Schedule(range(20)),
+        Schedule(range(20, 30)),
+        Schedule(range(30, 35), presses=True),
+        Schedule(range(35, 55), keeping=KEEPING),
+        Schedule(range(40, 45), presses=True),
+    ]
+    ends = [schedule.done(schedule.steps[-1], options) for schedule in schedules]
+    assert ends == pytest.approx([20 / 45, 30 / 45, 35 / 45, 40 / 45, 1.0])
+    assert schedules[3].done(44, options) == pytest.approx(37.5 / 45)
 
 
 @pytest.mark.parametrize(("given", "highest"), [(None, 0.4 / 8), (1e-3, 1e-3)])
