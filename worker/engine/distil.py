@@ -219,7 +219,7 @@ class Distiller:
         step: int,
         toward: Calibration,
         pressed: Pressed,
-        keeping: float = 1.0,
+        keeping: float,
     ) -> float:
         """One optimiser step; returns its loss. What is pressed has IHL in addition; `keeping` weighs what is kept."""
         indices = self._forget_batch(order)

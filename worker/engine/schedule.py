@@ -44,9 +44,8 @@ class Schedule(NamedTuple):
 
     def done(self, step: int, options: Options) -> float:
         """How far this step brings the run, 0..1; each epoch after the fixed steps counts as LAST_STEPS."""
-        first, counted = self.steps.start, len(self.steps)
-        if first >= options.distil_steps:
-            counted = LAST_STEPS
+        first = self.steps.start
+        counted = len(self.steps) if first < options.distil_steps else LAST_STEPS
         most = options.distil_steps + options.max_epochs * LAST_STEPS
         return (first + counted * (step + 1 - first) / len(self.steps)) / most
 
