@@ -1,19 +1,23 @@
 """Speed and memory of the engine against literal re-implementations of the published code, both sides in one run.
 
-    python -m bench.engine --model FOLDER [--parts decode,decode32,losses,fisher,samples,job] [--copy FOLDER]
+    python -m bench.engine --model FOLDER [--parts decode,decode32,losses,fisher,samples,probes,job] [--copy FOLDER]
 
 Prints a Markdown table with ratios. `decode32` times the reference on a random tenth of its prefixes and scales the
 time up. `job` is a whole run on `--copy`, a model that knows the forget set by heart (`bench.memorise`): Fisher, SVD,
 training, every decision, exact verification, merge. Its reference is the literal pipeline with the same epochs, of
 which one epoch is timed; the time of its verification is that of `decode32`. Neither side measures thresholds and the
 state before. `samples` draws 28 tokens after 64 equal prompts; its reference are transformers' own samples in float32,
-beside ours in float32 and in the dtype of training. The peak memory of the losses is measured in a process of its own
+beside ours in float32 and in the dtype of training. `probes` asks prompts of several lengths; its reference asks those
+of each length by themselves, as we did. The peak memory of the losses is measured in a process of its own
 for each side.
 """
 
 import argparse
+import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -26,6 +30,7 @@ from bench.loss_memory import losses
 from bench.paper_setup import LENGTH, forget_sequences
 from bench.timing import row, timed
 from bench.whole_job import job
+from worker.engine.data import chunks
 from worker.engine.device import measuring
 from worker.engine.generate import continuations
 from worker.engine.metrics.extraction import extraction_likelihood
@@ -34,6 +39,7 @@ from worker.engine.parent import sequence_log_likelihoods
 from worker.engine.types import CausalLM, Tokenizer
 
 SAMPLES, DRAWN = 64, 28  # as probes are asked
+PROBES = range(8, 32)  # tokens of each prompt
 
 
 def decode(
@@ -85,6 +91,27 @@ def samples(model: CausalLM, tokenizer: Tokenizer) -> list[str]:
     ]
 
 
+def asked(model: CausalLM, parts: Sequence[list[list[int]]], temperature: float) -> list[list[int]]:
+    """What the model says after the prompts, one part after the other."""
+    say = partial(continuations, model, new=DRAWN, temperature=temperature, dtype="auto")
+    return [said for prompts in parts for said in say(prompts)]
+
+
+def probes(model: CausalLM, tokenizer: Tokenizer, data: Path) -> list[str]:
+    """Rows of the table: prompts of several lengths, each length by itself, and all at once."""
+    input_ids = forget_sequences(tokenizer, data, len(PROBES), max(PROBES)).tolist()
+    rows = []
+    for name, copies, temperature in (("greedily", 1, 0.0), ("in 20 samples", 20, 1.0)):
+        by_length = [[ids[:size]] * copies for ids, size in zip(input_ids, PROBES, strict=True)]
+        at_once = [*chunks([*chain.from_iterable(by_length)], SAMPLES)]
+        (one, theirs), (other, ours) = (
+            timed(partial(asked, model, parts, temperature)) for parts in (by_length, at_once)
+        )
+        note = "" if temperature else f"{sum(map(operator.ne, one, other))} of {len(one)} answers differ"
+        rows.append(row(f"{len(PROBES)} prompts, asked {name}", theirs, ours, "s", note))
+    return rows
+
+
 def main() -> int:
     """Run the parts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,7 +119,7 @@ def main() -> int:
     parser.add_argument("--copy", help="the same model, knowing 32_0 by heart, for `job`")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--twice", action="store_true", help="`job` runs our side twice and compares the bytes")
-    parser.add_argument("--parts", default="decode,decode32,losses,fisher,svd,samples,job")
+    parser.add_argument("--parts", default="decode,decode32,losses,fisher,svd,samples,probes,job")
     arguments = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -104,6 +131,7 @@ def main() -> int:
         "decode": lambda: decode(model, tokenizer, arguments.data, 4, 128, 1.0, []),
         "decode32": lambda: decode(model, tokenizer, arguments.data, 32, LENGTH, 0.1, evaluations),
         "samples": lambda: samples(model, tokenizer),
+        "probes": lambda: probes(model, tokenizer, arguments.data),
         "job": lambda: job(arguments.copy, arguments.data, evaluations, twice=arguments.twice),
     }
     print(f"Machine: {machine()}, torch {torch.__version__}.\n")

@@ -11,14 +11,14 @@ from statistics import fmean, harmonic_mean
 
 from worker.engine.attacks.likelihood import mean_of_lowest, strength
 from worker.engine.attacks.scores import auc
-from worker.engine.data import encode
+from worker.engine.data import chunks, encode
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import TokenScores, token_scores
 from worker.engine.probes import as_message, chats
 from worker.engine.types import CausalLM, Tokenizer
 
 LEAST_LIKELY = 0.4  # share of the tokens that min-k reads
-ANSWER = 64  # tokens that are generated
+ANSWER, AT_ONCE = 64, 32  # tokens that are generated; questions
 TINY, LARGEST = 1e-10, 100.0  # the second: of the logarithm of a truth ratio
 
 
@@ -101,16 +101,10 @@ def rouge(model: CausalLM, tokenizer: Tokenizer, questions: Sequence[Question]) 
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    by_length: dict[int, list[tuple[list[int], str]]] = {}
-    for q in questions:
-        asked = prompt(tokenizer, q.question)
-        by_length.setdefault(len(asked), []).append((asked, q.answer))
-    recalls = []
-    for alike in by_length.values():
-        said = continuations(model, [asked for asked, _ in alike], ANSWER, temperature=0)
-        texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
-        recalls += [scorer.score(true, text)["rougeL"].recall for (_, true), text in zip(alike, texts, strict=True)]
-    return fmean(recalls)
+    asked = chunks([prompt(tokenizer, q.question) for q in questions], AT_ONCE)
+    said = [tokens for part in asked for tokens in continuations(model, part, ANSWER, temperature=0)]
+    texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said]
+    return fmean(scorer.score(q.answer, text)["rougeL"].recall for q, text in zip(questions, texts, strict=True))
 
 
 def extraction_strength(model: CausalLM, tokenizer: Tokenizer, questions: Sequence[Question]) -> float:

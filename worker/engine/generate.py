@@ -5,14 +5,17 @@ b: batch, s: sequence, v: vocabulary
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from worker.engine.data import chunks
+from worker.engine.data import chunks, pad_batch
 from worker.engine.device import drawing, measuring, model_device
 from worker.engine.head import Head, hidden_states
+from worker.engine.metrics.caching import caches_tokens
 from worker.engine.types import CausalLM
 
 
@@ -26,13 +29,15 @@ def continuations(
     with_end: bool = False,
     dtype: str = "float32",
 ) -> list[list[int]]:
-    """Continue prompts of one length, by samples from the whole vocabulary, or by the likeliest tokens.
+    """Continue prompts, by samples from the whole vocabulary, or by the likeliest tokens.
 
     Settings in a model's folder may suppress tokens, search by beams or end early. Here only its end-of-text counts.
+    Shorter prompts are padded on the left. A model with recurrent layers would read the padding; it continues prompts
+    of one length at once.
 
     Args:
         model: The model.
-        prompts: Token ids [b, s].
+        prompts: Token ids, one or more each.
         new: The most tokens that are added.
         temperature: That of the samples, which are drawn with torch's generator; 0 takes the likeliest tokens.
         beams: At temperature 0 so many continuations are kept at once, and the one whose tokens are likeliest on
@@ -47,9 +52,17 @@ def continuations(
     Raises:
         FloatingPointError: A sample cannot be drawn, because the model's logits are not finite.
     """
+    if len({*map(len, prompts)}) > 1 and not _takes_padding(model):
+        alike = partial(
+            continuations, model, new=new, temperature=temperature, beams=beams, with_end=with_end, dtype=dtype
+        )
+        by_length = groupby(sorted(prompts, key=len), len)
+        said_by_length = chain.from_iterable(alike([*group]) for _, group in by_length)
+        places = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        return [tokens for _, tokens in sorted(zip(places, said_by_length, strict=True))]
     own, end = model.generation_config, end_tokens(model)
     draws = LogitsProcessorList([_Draws(temperature)] if temperature else [])
-    input_ids = torch.tensor(list(map(list, prompts)), device=model_device(model))
+    input_ids, mask = (part.flip(1).to(model_device(model)) for part in pad_batch([ids[::-1] for ids in prompts])[:2])
     try:
         model.generation_config = GenerationConfig(
             do_sample=False,
@@ -58,12 +71,15 @@ def continuations(
             pad_token_id=end[0] if end else 0,
         )
         with drawing(model, dtype if temperature else "float32"):
-            said = model.generate(
-                input_ids, attention_mask=torch.ones_like(input_ids), max_new_tokens=new, logits_processor=draws
-            )
+            said = model.generate(input_ids, attention_mask=mask, max_new_tokens=new, logits_processor=draws)
     finally:
         model.generation_config = own
     return [_ended(tokens, end, with_end) for tokens in said[:, input_ids.shape[1] :].tolist()]
+
+
+def _takes_padding(model: CausalLM) -> bool:
+    with measuring(model):
+        return caches_tokens(model)
 
 
 class _Draws(LogitsProcessor):  # type: ignore[misc]  # transformers is read as Any

@@ -12,11 +12,12 @@ would say.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from jinja2 import TemplateError
 
-from worker.engine.data import chunks, encode, most_tokens
+from worker.engine.data import encode, most_tokens
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import Options
@@ -104,16 +105,14 @@ def answers(
         for turn, (worded, copies, sample) in enumerate(turns):
             asked = [i for i, of_probe in enumerate(answered) if not of_probe]
             prompts = {i: _otherwise(probes[i], fixed) if worded else [probes[i].prompt] for i in asked}
-            alike = _alike(tokenizer, probes, prompts, longest, PROMPT_SEQUENCES * options.sequence_length)
-            done, total = 0, copies * sum(map(len, alike.values()))
-            for (new, _), rows in alike.items():
-                torch.manual_seed(options.seed)
-                for i, prompt, tokens in _asked(model, rows, copies, new, options, sample=sample):
-                    answer = _answer(tokenizer, prompt, tokens, probes[i].secret)
-                    if answer and len(answered[i]) < MOST_ANSWERS:
-                        answered[i].setdefault(tuple(answer.input_ids), answer)
-                    done += 1
-                    progress((turn + done / total) / len(turns))
+            rows = _rows(tokenizer, probes, prompts, longest, PROMPT_SEQUENCES * options.sequence_length)
+            copied = [row for row in rows for _ in range(copies)]
+            torch.manual_seed(options.seed)
+            for done, (row, tokens) in enumerate(_asked(model, copied, longest, options, sample=sample), start=1):
+                answer, of_probe = _answer(tokenizer, row.prompt, tokens, probes[row.probe].secret), answered[row.probe]
+                if answer and len(of_probe) < MOST_ANSWERS:
+                    of_probe.setdefault(tuple(answer.input_ids), answer)
+                progress((turn + done / len(copied)) / len(turns))
     said = [[*of_probe.values()] for of_probe in answered]
     likely = iter(_is_likely(model, [answer for of_probe in said for answer in of_probe], options.probe_samples))
     return [[answer for answer in of_probe if next(likely)] for of_probe in said]
@@ -151,22 +150,29 @@ def chats(tokenizer: Tokenizer) -> bool:
     return isinstance(getattr(tokenizer, "chat_template", None), str)
 
 
-def _alike(
+class _Row(NamedTuple):
+    """One prompt of a probe, and how many tokens are its answer."""
+
+    new: int
+    prompt: list[int]
+    probe: int
+
+
+def _rows(
     tokenizer: Tokenizer, probes: Sequence[Probe], prompts: dict[int, list[str]], longest: int, longest_prompt: int
-) -> dict[tuple[int, int], list[tuple[int, list[int]]]]:
-    """(new tokens, prompt's length) -> index of a probe and one of its prompts, in each form. Nothing is padded.
+) -> list[_Row]:
+    """The prompts of each probe, in each form; those with short answers first, and of these the short prompts.
 
     A prompt that is too long for the model's positions, or for the run, loses its beginning.
     """
-    alike: dict[tuple[int, int], list[tuple[int, list[int]]]] = {}
+    rows = []
     for i, worded in prompts.items():
         secret = len(tokenizer(probes[i].secret, add_special_tokens=False)["input_ids"])
         for before, prompt in (form for one in worded for form in _forms(tokenizer, one)):
             new = before + min(secret, MOST_SECRET)
-            new = min(new + -new % 8, longest // 2)  # few different ones, so that many are asked at once
-            cut = prompt[-min(longest - new, longest_prompt) :]
-            alike.setdefault((new, len(cut)), []).append((i, cut))
-    return alike
+            new = min(new + -new % 8, longest // 2)  # few different ones, so that prompts beside each other are alike
+            rows.append(_Row(new, prompt[-min(longest - new, longest_prompt) :], i))
+    return sorted(rows, key=lambda row: (row.new, len(row.prompt)))
 
 
 def _forms(tokenizer: Tokenizer, prompt: str) -> list[tuple[int, list[int]]]:
@@ -199,14 +205,26 @@ def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
 
 
 def _asked(
-    model: CausalLM, rows: Sequence[tuple[int, list[int]]], copies: int, new: int, options: Options, *, sample: bool
-) -> Iterator[tuple[int, list[int], list[int]]]:
-    """Index, prompt and continuation of each row, so many copies of each; the prompts are of one length."""
-    copied, length = [row for row in rows for _ in range(copies)], len(rows[0][1]) + new
-    size, dtype = max(1, min(ROWS_AT_ONCE, ROWS_AT_ONCE * options.sequence_length // length)), options.train_dtype
-    for part in chunks(copied, size):
-        said = continuations(model, [prompt for _, prompt in part], new, temperature=float(sample), dtype=dtype)
-        yield from ((i, prompt, tokens) for (i, prompt), tokens in zip(part, said, strict=True))
+    model: CausalLM, rows: Sequence[_Row], longest: int, options: Options, *, sample: bool
+) -> Iterator[tuple[_Row, list[int]]]:
+    """Each row with its answer; the last of those at once has the longest one."""
+    for part in _at_once(rows, ROWS_AT_ONCE * options.sequence_length, longest):
+        prompts, new = [row.prompt for row in part], part[-1].new
+        said = continuations(model, prompts, new, temperature=float(sample), dtype=options.train_dtype)
+        yield from ((row, tokens[: row.new]) for row, tokens in zip(part, said, strict=True))
+
+
+def _at_once(rows: Sequence[_Row], tokens: int, longest: int) -> Iterator[list[_Row]]:
+    """The rows in parts: of so many tokens with padding and answers, each within the model's positions."""
+    part: list[_Row] = []
+    for row in rows:
+        width = max(len(other.prompt) for other in (*part, row)) + row.new
+        if part and (width > longest or (len(part) + 1) * width > tokens or len(part) == ROWS_AT_ONCE):
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
 
 
 def _answer(tokenizer: Tokenizer, prompt: list[int], said: list[int], secret: str) -> Answer | None:

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from service.delta import Delta
 from service.quantised_files import write_quantised, write_rounded
 from tests.worker.engine.adapters import SCALE, sequences, trained_adapter
+from worker.engine import generate
 from worker.engine.adapter import find_targets, target_weights
 from worker.engine.device import measuring
 from worker.engine.experts import join_experts, separate_experts
@@ -333,6 +334,7 @@ def try_family(family: str) -> Tried:
         expected = [continuations(model, one.input_ids) for one in decoded]
         with measuring(model):
             cached = caches_tokens(model)
+        of_two = generate.continuations(model, [texts[0][:3], texts[0][:9]], 6, temperature=0.0)
     embeddings = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     body = sum(one.numel() for one in model.parameters() if one.dim() > 1 and id(one) not in embeddings)
     share = sum(weight.numel() for weight in target_weights(model, find_targets(model)).values()) / body
@@ -351,7 +353,8 @@ def try_family(family: str) -> Tried:
     answers = " | ".join("no" if one is None else "yes" for one in (served, copied))
     how = f"{'cached' if cached else 'read again'} | {share:.0%} | {answers}"
     return Tried(
-        wrong=sum(one != other for pair in zip(made, expected, strict=True) for one, other in zip(*pair, strict=True)),
+        wrong=sum(one != other for pair in zip(made, expected, strict=True) for one, other in zip(*pair, strict=True))
+        + sum(said != expected[0][size - 1][:6] for size, said in zip((3, 9), of_two, strict=True)),
         unmoved=unmoved,
         difference=float((merged - adapted).abs().max()),
         moved=float((merged - plain).abs().max()),

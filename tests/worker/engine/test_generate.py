@@ -56,6 +56,17 @@ def test_a_continuation_ends_before_the_end_token_or_with_it(memorised):
     assert ended == [[whole[:first]], [whole[: first + 1]]]
 
 
+def test_prompts_of_several_lengths_are_continued_as_each_is_alone(family):
+    """Sliding windows and learned positions included: padding stands on the left, and nothing looks at it."""
+    model = support.random_model(family)
+    model.generation_config.eos_token_id = None
+    ids = torch.randint(4, model.config.vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [ids[:size] for size in (21, 3, 40, 1, 3)]
+    alone = [continuations(model, [prompt], 12, temperature=0.0)[0] for prompt in prompts]
+    assert continuations(model, prompts, 12, temperature=0.0) == alone
+    assert len({*map(tuple, alone)}) == 4
+
+
 def test_what_beams_find_is_likelier_as_a_whole_than_the_likeliest_tokens():
     """For most prompts; all of one batch are searched apart."""
     model = support.random_model("llama")

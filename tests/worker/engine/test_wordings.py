@@ -47,7 +47,7 @@ def test_a_probe_is_asked_until_it_is_answered(two_adas, monkeypatch):
     assert [
         bool(of) for of in answers(model, tokenizer, [own, other, never], Options(probe_samples=7), fractions.append)
     ] == [1, 1, 0]
-    assert turns == [(3, 0.0), (2, 0.0), (2, 0.0), (7, 1.0)]  # in lower case, and after another sentence
+    assert turns == [(3, 0.0), (4, 0.0), (7, 1.0)]  # in lower case, and after another sentence
     assert (fractions, fractions[-1]) == (sorted(fractions), 1.0)
 
 
