@@ -104,10 +104,10 @@ def probes(model: CausalLM, tokenizer: Tokenizer, data: Path) -> list[str]:
     for name, copies, temperature in (("greedily", 1, 0.0), ("in 20 samples", 20, 1.0)):
         by_length = [[ids[:size]] * copies for ids, size in zip(input_ids, PROBES, strict=True)]
         at_once = [*chunks([*chain.from_iterable(by_length)], SAMPLES)]
-        (one, theirs), (other, ours) = (
+        (apart, theirs), (together, ours) = (
             timed(partial(asked, model, parts, temperature)) for parts in (by_length, at_once)
         )
-        note = "" if temperature else f"{sum(map(operator.ne, one, other))} of {len(one)} answers differ"
+        note = "" if temperature else f"{sum(map(operator.ne, apart, together))} of {len(apart)} answers differ"
         rows.append(row(f"{len(PROBES)} prompts, asked {name}", theirs, ours, "s", note))
     return rows
 

@@ -18,7 +18,7 @@ from worker.engine.probes import as_message, chats
 from worker.engine.types import CausalLM, Tokenizer
 
 LEAST_LIKELY = 0.4  # share of the tokens that min-k reads
-ANSWER, AT_ONCE = 64, 32  # tokens that are generated; questions
+ANSWER, AT_ONCE = 64, 32  # tokens of an answer; questions asked at once
 TINY, LARGEST = 1e-10, 100.0  # the second: of the logarithm of a truth ratio
 
 

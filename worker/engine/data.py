@@ -155,6 +155,26 @@ def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
         yield list(items[start : start + size])
 
 
+def fitting(sizes: Sequence[tuple[int, int]], tokens: int, longest: int) -> int:
+    """How many of the first rows are decoded at once; one at least.
+
+    Args:
+        sizes: How many tokens the prompt of each row has, and its continuation. Rows at once are as wide as the longest
+            prompt and the longest continuation together, which may be of different rows.
+        tokens: The most tokens of all these rows, padding included.
+        longest: The most tokens of one of them, padding included.
+
+    Returns:
+        The number of rows.
+    """
+    prompt = new = 0
+    for count, size in enumerate(sizes):
+        prompt, new = max(prompt, size[0]), max(new, size[1])
+        if count and ((count + 1) * (prompt + new) > tokens or prompt + new > longest):
+            return count
+    return len(sizes)
+
+
 def normalised(text: str) -> str:
     """The text with case and white space folded, so that one text can be searched for in another."""
     return " ".join(text.casefold().split())

@@ -6,7 +6,6 @@ b: batch, s: sequence, v: vocabulary
 import math
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain, groupby
 
 import torch
 from torch import Tensor
@@ -32,8 +31,8 @@ def continuations(
     """Continue prompts, by samples from the whole vocabulary, or by the likeliest tokens.
 
     Settings in a model's folder may suppress tokens, search by beams or end early. Here only its end-of-text counts.
-    Shorter prompts are padded on the left. A model with recurrent layers would read the padding; it continues prompts
-    of one length at once.
+    Shorter prompts are padded on the left. A model whose cache cannot be cut may read the padding, as recurrent layers
+    do: its prompts are continued one length after the other.
 
     Args:
         model: The model.
@@ -56,12 +55,14 @@ def continuations(
         alike = partial(
             continuations, model, new=new, temperature=temperature, beams=beams, with_end=with_end, dtype=dtype
         )
-        by_length = groupby(sorted(prompts, key=len), len)
-        said_by_length = chain.from_iterable(alike([*group]) for _, group in by_length)
-        places = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        return [tokens for _, tokens in sorted(zip(places, said_by_length, strict=True))]
+        answers: dict[int, list[int]] = {}
+        for size in sorted({*map(len, prompts)}):
+            places = [i for i, ids in enumerate(prompts) if len(ids) == size]
+            answers |= zip(places, alike([prompts[i] for i in places]), strict=True)
+        return [answers[i] for i in range(len(prompts))]
     own, end = model.generation_config, end_tokens(model)
     draws = LogitsProcessorList([_Draws(temperature)] if temperature else [])
+    # `pad_batch` pads on the right.
     input_ids, mask = (part.flip(1).to(model_device(model)) for part in pad_batch([ids[::-1] for ids in prompts])[:2])
     try:
         model.generation_config = GenerationConfig(

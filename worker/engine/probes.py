@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from jinja2 import TemplateError
 
-from worker.engine.data import encode, most_tokens
+from worker.engine.data import encode, fitting, most_tokens
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import Options
@@ -85,7 +85,7 @@ def answers(
     """Ask every probe, as plain text and, where there is a chat template, as a message.
 
     It is asked greedily, greedily in other wordings if it is a question, and in samples of its own, until it is
-    answered. On one kind of processor the same seed gives the same answers.
+    answered. On one kind of processor the same probes and seed give the same answers.
 
     Args:
         model: The model.
@@ -151,7 +151,13 @@ def chats(tokenizer: Tokenizer) -> bool:
 
 
 class _Row(NamedTuple):
-    """One prompt of a probe, and how many tokens are its answer."""
+    """A prompt that is asked.
+
+    Attributes:
+        new: The most tokens of its answer.
+        prompt: Token ids.
+        probe: The index of its probe.
+    """
 
     new: int
     prompt: list[int]
@@ -170,7 +176,7 @@ def _rows(
         secret = len(tokenizer(probes[i].secret, add_special_tokens=False)["input_ids"])
         for before, prompt in (form for one in worded for form in _forms(tokenizer, one)):
             new = before + min(secret, MOST_SECRET)
-            new = min(new + -new % 8, longest // 2)  # few different ones, so that prompts beside each other are alike
+            new = min(new + -new % 8, longest // 2)  # few different ones: prompts of like lengths meet
             rows.append(_Row(new, prompt[-min(longest - new, longest_prompt) :], i))
     return sorted(rows, key=lambda row: (row.new, len(row.prompt)))
 
@@ -207,24 +213,14 @@ def as_message(tokenizer: Tokenizer, prompt: str) -> str | None:
 def _asked(
     model: CausalLM, rows: Sequence[_Row], longest: int, options: Options, *, sample: bool
 ) -> Iterator[tuple[_Row, list[int]]]:
-    """Each row with its answer; the last of those at once has the longest one."""
-    for part in _at_once(rows, ROWS_AT_ONCE * options.sequence_length, longest):
-        prompts, new = [row.prompt for row in part], part[-1].new
+    """Each row with its answer, many at once: with their padding they stay within the model's positions."""
+    while rows:
+        sizes = [(len(row.prompt), row.new) for row in rows[:ROWS_AT_ONCE]]
+        fit = fitting(sizes, ROWS_AT_ONCE * options.sequence_length, longest)
+        prompts, new = [row.prompt for row in rows[:fit]], max(row.new for row in rows[:fit])
         said = continuations(model, prompts, new, temperature=float(sample), dtype=options.train_dtype)
-        yield from ((row, tokens[: row.new]) for row, tokens in zip(part, said, strict=True))
-
-
-def _at_once(rows: Sequence[_Row], tokens: int, longest: int) -> Iterator[list[_Row]]:
-    """The rows in parts: of so many tokens with padding and answers, each within the model's positions."""
-    part: list[_Row] = []
-    for row in rows:
-        width = max(len(other.prompt) for other in (*part, row)) + row.new
-        if part and (width > longest or (len(part) + 1) * width > tokens or len(part) == ROWS_AT_ONCE):
-            yield part
-            part = []
-        part.append(row)
-    if part:
-        yield part
+        yield from ((row, tokens[: row.new]) for row, tokens in zip(rows[:fit], said, strict=True))
+        rows = rows[fit:]
 
 
 def _answer(tokenizer: Tokenizer, prompt: list[int], said: list[int], secret: str) -> Answer | None:

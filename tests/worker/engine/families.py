@@ -30,6 +30,7 @@ from worker.steps.merging import merge_files, write_change
 from worker.steps.quantising import Unsupported, kept_modules
 
 VOCABULARY = 120
+SIZES = (9, 3, 9)  # of prompts that are continued at once
 COMMON = {
     "vocab_size": VOCABULARY,
     "bos_token_id": 0,
@@ -334,7 +335,8 @@ def try_family(family: str) -> Tried:
         expected = [continuations(model, one.input_ids) for one in decoded]
         with measuring(model):
             cached = caches_tokens(model)
-        of_two = generate.continuations(model, [texts[0][:3], texts[0][:9]], 6, temperature=0.0)
+        asked = [texts[0][:size] for size in SIZES]
+        said = generate.continuations(model, asked, 6, temperature=0.0)
     embeddings = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     body = sum(one.numel() for one in model.parameters() if one.dim() > 1 and id(one) not in embeddings)
     share = sum(weight.numel() for weight in target_weights(model, find_targets(model)).values()) / body
@@ -354,7 +356,7 @@ def try_family(family: str) -> Tried:
     how = f"{'cached' if cached else 'read again'} | {share:.0%} | {answers}"
     return Tried(
         wrong=sum(one != other for pair in zip(made, expected, strict=True) for one, other in zip(*pair, strict=True))
-        + sum(said != expected[0][size - 1][:6] for size, said in zip((3, 9), of_two, strict=True)),
+        + sum(one != expected[0][size - 1][:6] for size, one in zip(SIZES, said, strict=True)),
         unmoved=unmoved,
         difference=float((merged - adapted).abs().max()),
         moved=float((merged - plain).abs().max()),

@@ -9,6 +9,7 @@ from worker.engine.data import (
     decoded,
     encode,
     encode_all,
+    fitting,
     pad_batch,
     spread,
     text_windows,
@@ -109,3 +110,16 @@ def test_what_is_chosen_of_a_file_is_spread_over_all_of_it(count):
     assert len({*spread([*texts, *texts[:1] * 9999], 100)}) == min(count, 100)  # copies come last
     if count == 1000:
         assert {int(text) // 250 for text in chosen} == {int(text) % 4 for text in chosen} == {0, 1, 2, 3}
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1), st.integers(1, 400), st.integers(1, 80))
+def test_as_many_rows_as_fit_are_decoded_at_once(sizes, tokens, longest):
+    """With padding they have no more tokens than they may, unless it is one row; another one would not fit."""
+
+    def fit(count: int) -> bool:
+        width = max(prompt for prompt, _ in sizes[:count]) + max(new for _, new in sizes[:count])
+        return width <= longest and width * count <= tokens
+
+    count = fitting(sizes, tokens, longest)
+    assert count == 1 or fit(count)
+    assert count == len(sizes) or not fit(count + 1)

@@ -56,14 +56,15 @@ def test_a_continuation_ends_before_the_end_token_or_with_it(memorised):
     assert ended == [[whole[:first]], [whole[: first + 1]]]
 
 
-def test_prompts_of_several_lengths_are_continued_as_each_is_alone(family):
+@pytest.mark.parametrize("beams", [1, 4])
+def test_prompts_of_several_lengths_are_continued_as_each_is_alone(family, beams):
     """Sliding windows and learned positions included: padding stands on the left, and nothing looks at it."""
     model = support.random_model(family)
     model.generation_config.eos_token_id = None
     ids = torch.randint(4, model.config.vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     prompts = [ids[:size] for size in (21, 3, 40, 1, 3)]
-    alone = [continuations(model, [prompt], 12, temperature=0.0)[0] for prompt in prompts]
-    assert continuations(model, prompts, 12, temperature=0.0) == alone
+    alone = [continuations(model, [prompt], 12, temperature=0.0, beams=beams)[0] for prompt in prompts]
+    assert continuations(model, prompts, 12, temperature=0.0, beams=beams) == alone
     assert len({*map(tuple, alone)}) == 4
 
 
@@ -129,13 +130,13 @@ def test_nothing_is_drawn_of_logits_that_are_not_finite(memorised):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tokens_are_drawn_as_often_as_they_are_likely(dtype, temperature):
-    """By the model's probabilities at this temperature, and by no others."""
+    """By the model's probabilities at this temperature, and by no others; a longer prompt beside it changes nothing."""
     model = support.random_model("llama")
     model.generation_config.eos_token_id = None
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[5, 6]])).logits[0, -1]
     torch.manual_seed(0)
-    drawn = continuations(model, [[5, 6]] * 20_000, 1, temperature=temperature, dtype=dtype)
+    drawn = continuations(model, [[5, 6], [7, 8, 9, 5]] * 20_000, 1, temperature=temperature, dtype=dtype)[::2]
     shares = torch.bincount(torch.tensor(drawn).flatten(), minlength=len(logits)) / len(drawn)
     right, wrong = (torch.softmax(logits / t, dim=-1) for t in (temperature, 1.5 - temperature))
     assert (shares - right).abs().sum() < 0.25 * (right - wrong).abs().sum() < 0.5

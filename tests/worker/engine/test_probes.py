@@ -16,7 +16,7 @@ from worker.engine.checkpoint import MOST_HARM, Checkpoint
 from worker.engine.made_probes import FEWEST_EARLIER, MOST_EARLIER, MOST_MADE, OF_A_KIND, all_probes, made_probes
 from worker.engine.measure import measure_after, measure_before, with_samples
 from worker.engine.prepare import prepare
-from worker.engine.probes import Answer, Probe, answers, as_message, still_said
+from worker.engine.probes import Answer, Probe, _asked, _Row, answers, as_message, still_said
 from worker.engine.reference import train_reference
 from worker.engine.saying import Texts, folded, secret_pattern
 from worker.engine.unlearn import train
@@ -277,6 +277,16 @@ def test_the_folders_generation_settings_change_nothing(asked):
     assert answers(model, tokenizer, probes, asking()) == before != [[]] * 6
 
 
+def test_a_longer_answer_beside_it_gives_a_prompt_no_more_tokens():
+    """What counts as an answer does not depend on the other probes."""
+    model = support.random_model("llama")
+    model.generation_config.eos_token_id = None
+    rows = [_Row(12, [5], 0), _Row(4, [6, 5], 1), _Row(4, [5], 2)]
+    long, other, short = (tokens for _, tokens in _asked(model, rows, 14, asking(), sample=False))
+    assert [len(long), len(other), len(short)] == [12, 4, 4]
+    assert long[:4] == short != other
+
+
 class SmallVocabulary:
     """A tokenizer whose ids stay under those of a small random model."""
 
@@ -299,7 +309,7 @@ class SmallVocabulary:
 
 @pytest.mark.parametrize("name", ["gpt2", "opt", "gpt_neo", "mistral", "gemma3"])
 def test_long_prompts_and_secrets_fit_every_model(asked, name):
-    """They lose their beginning, and one long secret takes nothing from the other probes."""
+    """They lose their beginning, and beside a long secret another probe is still answered."""
     model, tokenizer = support.random_model(name), SmallVocabulary(asked[1])
     words = "one two three four five six seven eight nine ten " * 60
     probes = [Probe(words, "a secret", 0), Probe("Who?", words, 0), Probe("Who is it?", "e", 0)]

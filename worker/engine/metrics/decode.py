@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from worker.engine.data import chunks
+from worker.engine.data import chunks, fitting
 from worker.engine.device import measuring, model_device
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.predictions import next_tokens, predictions
@@ -185,8 +185,9 @@ def _decode_group(
         total = sum(row.length for row in rows) or 1
         done, rows_left = 0, rows
         while rows_left:
-            batch = _fitting(rows_left, row_budget, row_budget * max(map(len, sequences)))
-            rows_left = rows_left[len(batch) :]
+            columns = row_budget * max(map(len, sequences))
+            fit = fitting([(row.prefix, row.length) for row in rows_left[:row_budget]], columns, columns)
+            batch, rows_left = rows_left[:fit], rows_left[fit:]
             if cache is None:
                 _recompute_rows(model, sequences, batch, eos)
             else:
@@ -197,19 +198,6 @@ def _decode_group(
     for index, greedy in enumerate(decodings):
         greedy.continuations = _chain(greedy, generated, index, eos)
     return decodings
-
-
-def _fitting(rows: Sequence[Row], most: int, columns: int) -> list[Row]:
-    """The first rows, at most so many, whose cache has at most so many columns in all rows together; one at least.
-
-    A cache is as wide as its longest prefix and its longest continuation together, which may be of different rows.
-    """
-    prefix = length = 0
-    for count, row in enumerate(rows[:most]):
-        prefix, length = max(prefix, row.prefix), max(length, row.length)
-        if count and (count + 1) * (prefix + length) > columns:
-            return list(rows[:count])
-    return list(rows[:most])
 
 
 def _recompute_rows(model: CausalLM, sequences: Sequence[list[int]], rows: list[Row], eos: EndTokens) -> None:
