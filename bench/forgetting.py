@@ -180,6 +180,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
     parent, tokenizer = setting.learned("known", KNOWN, None)
     (forget, others), started = setting.split(number), time.monotonic()
     criterion: bool | None = None
+    steps: list[float] = []
     if method == "known":
         model = parent
     elif method == "control":
@@ -193,6 +194,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
         base = began_from(setting.pretrained, options)
         result = unlearn(parent, tokenizer, forget, retain, HELDOUT, options, base_model=base)
         model, criterion = result.model, result.report["reason"] != "criterion_missed"
+        steps = [entry["steps"] for entry in result.history]
     seconds = time.monotonic() - started
     return {
         "setting": [setting.pretrained, setting.asking, dict(setting.options)],
@@ -201,6 +203,7 @@ def run(setting: Setting, number: int, method: str, rate: float | None, seed: in
         "rate": rate,
         "seed": seed,
         "criterion": criterion,
+        "steps of epochs": steps,
         "seconds": seconds,
         "machine": machine(),
         **measure(model, tokenizer, parent, number, setting),
