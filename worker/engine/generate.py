@@ -51,12 +51,13 @@ def continuations(
     Raises:
         FloatingPointError: A sample cannot be drawn, because the model's logits are not finite.
     """
-    if len({*map(len, prompts)}) > 1 and not _takes_padding(model):
+    sizes = sorted({*map(len, prompts)})
+    if len(sizes) > 1 and not _takes_padding(model):
         alike = partial(
             continuations, model, new=new, temperature=temperature, beams=beams, with_end=with_end, dtype=dtype
         )
         answers: dict[int, list[int]] = {}
-        for size in sorted({*map(len, prompts)}):
+        for size in sizes:
             places = [i for i, ids in enumerate(prompts) if len(ids) == size]
             answers |= zip(places, alike([prompts[i] for i in places]), strict=True)
         return [answers[i] for i in range(len(prompts))]

@@ -184,8 +184,8 @@ def _decode_group(
         rows.sort(key=lambda row: row.length)
         total = sum(row.length for row in rows) or 1
         done, rows_left = 0, rows
+        columns = row_budget * max(map(len, sequences))
         while rows_left:
-            columns = row_budget * max(map(len, sequences))
             fit = fitting([(row.prefix, row.length) for row in rows_left[:row_budget]], columns, columns)
             batch, rows_left = rows_left[:fit], rows_left[fit:]
             if cache is None:
