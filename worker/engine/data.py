@@ -10,6 +10,7 @@ sequence x of length T with t = 1..T-1.
 b: batch, s: sequence
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -155,24 +156,35 @@ def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
         yield list(items[start : start + size])
 
 
-def fitting(sizes: Sequence[tuple[int, int]], tokens: int, longest: int) -> int:
-    """How many of the first rows are decoded at once; one at least.
+def batches(
+    rows: Sequence[Item],
+    size: Callable[[Item], tuple[int, int]],
+    tokens: int,
+    most: float = math.inf,
+    longest: float = math.inf,
+) -> Iterator[list[Item]]:
+    """Consecutive slices of rows that are computed at once; each has as many as fit, and one at least.
 
     Args:
-        sizes: How many tokens the prompt of each row has, and its continuation. Rows at once are as wide as the longest
+        rows: Prompts with their continuations.
+        size: How many tokens the prompt of a row has, and its continuation. Rows at once are as wide as the longest
             prompt and the longest continuation together, which may be of different rows.
-        tokens: The most tokens of all these rows, padding included.
+        tokens: The most tokens of all rows of a batch, padding included.
+        most: The most rows of a batch.
         longest: The most tokens of one of them, padding included.
 
-    Returns:
-        The number of rows.
+    Yields:
+        The batches, in order.
     """
-    prompt = new = 0
-    for count, size in enumerate(sizes):
-        prompt, new = max(prompt, size[0]), max(new, size[1])
-        if count and ((count + 1) * (prompt + new) > tokens or prompt + new > longest):
-            return count
-    return len(sizes)
+    batch, prompt, new = list[Item](), 0, 0
+    for row, (of_prompt, of_new) in zip(rows, map(size, rows), strict=True):
+        prompt, new = max(prompt, of_prompt), max(new, of_new)
+        if batch and (len(batch) == most or (len(batch) + 1) * (prompt + new) > tokens or prompt + new > longest):
+            yield batch
+            batch, prompt, new = [], of_prompt, of_new
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def normalised(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from jinja2 import TemplateError
 
-from worker.engine.data import encode, fitting, most_tokens
+from worker.engine.data import batches, encode, most_tokens
 from worker.engine.generate import continuations
 from worker.engine.metrics.token_scores import token_scores
 from worker.engine.options import Options
@@ -214,13 +214,11 @@ def _asked(
     model: CausalLM, rows: Sequence[_Row], longest: int, options: Options, *, sample: bool
 ) -> Iterator[tuple[_Row, list[int]]]:
     """Each row with its answer, many at once: with their padding they stay within the model's positions."""
-    while rows:
-        sizes = [(len(row.prompt), row.new) for row in rows[:ROWS_AT_ONCE]]
-        fit = fitting(sizes, ROWS_AT_ONCE * options.sequence_length, longest)
-        prompts, new = [row.prompt for row in rows[:fit]], max(row.new for row in rows[:fit])
+    tokens = ROWS_AT_ONCE * options.sequence_length
+    for batch in batches(rows, lambda row: (len(row.prompt), row.new), tokens, ROWS_AT_ONCE, longest):
+        prompts, new = [row.prompt for row in batch], max(row.new for row in batch)
         said = continuations(model, prompts, new, temperature=float(sample), dtype=options.train_dtype)
-        yield from ((row, tokens[: row.new]) for row, tokens in zip(rows[:fit], said, strict=True))
-        rows = rows[fit:]
+        yield from ((row, answer[: row.new]) for row, answer in zip(batch, said, strict=True))
 
 
 def _answer(tokenizer: Tokenizer, prompt: list[int], said: list[int], secret: str) -> Answer | None:

@@ -1,15 +1,17 @@
 """Texts of any length: no token is left out."""
 
+from itertools import chain
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import support
 from worker.engine.data import (
+    batches,
     decoded,
     encode,
     encode_all,
-    fitting,
     pad_batch,
     spread,
     text_windows,
@@ -112,14 +114,22 @@ def test_what_is_chosen_of_a_file_is_spread_over_all_of_it(count):
         assert {int(text) // 250 for text in chosen} == {int(text) % 4 for text in chosen} == {0, 1, 2, 3}
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1), st.integers(1, 400), st.integers(1, 80))
-def test_as_many_rows_as_fit_are_decoded_at_once(sizes, tokens, longest):
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1),
+    st.integers(1, 400),
+    st.integers(1, 9),
+    st.integers(1, 80),
+)
+def test_as_many_rows_as_fit_are_decoded_at_once(sizes, tokens, most, longest):
     """With padding they have no more tokens than they may, unless it is one row; another one would not fit."""
 
-    def fit(count: int) -> bool:
-        width = max(prompt for prompt, _ in sizes[:count]) + max(new for _, new in sizes[:count])
-        return width <= longest and width * count <= tokens
+    def fit(rows: list[tuple[int, tuple[int, int]]]) -> bool:
+        width = sum(max(numbers) for numbers in zip(*(size for _, size in rows), strict=True))
+        return len(rows) <= most and width <= longest and width * len(rows) <= tokens
 
-    count = fitting(sizes, tokens, longest)
-    assert count == 1 or fit(count)
-    assert count == len(sizes) or not fit(count + 1)
+    made = [*batches([*enumerate(sizes)], lambda row: row[1], tokens, most, longest)]
+    assert [*chain(*made)] == [*enumerate(sizes)]
+    for batch in made:
+        assert len(batch) == 1 or fit(batch)
+        after = batch[-1][0] + 1
+        assert after == len(sizes) or not fit([*batch, (after, sizes[after])])

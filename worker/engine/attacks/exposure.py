@@ -1,8 +1,10 @@
 """Exposure (Carlini et al., USENIX Security 2019): where an identifier ranks among others that could stand there."""
 
+import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice, takewhile
 from typing import TypeAlias
 
@@ -11,7 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from worker.engine.attacks.scores import LEVEL, Scores, least_unseen
 from worker.engine.attacks.subject import Subject
-from worker.engine.data import IGNORE_INDEX, chunks, encode_all, most_tokens, pad_batch
+from worker.engine.data import IGNORE_INDEX, batches, encode_all, most_tokens, pad_batch
 from worker.engine.device import measuring, model_device
 from worker.engine.head import Head, hidden_states
 from worker.engine.identifiers import ADDRESSES, DATE_OF_BIRTH, NUMBER_KIND, Identifier, all_identifiers
@@ -26,7 +28,7 @@ CANDIDATES = 100  # beside each identifier; of addresses, at most so many
 MOST_TEXTS, MOST_UNSEEN = 32, 64  # of each side; of the unseen ones more if there are few to forget
 MOST_OF_A_TEXT = 3  # identifiers of a kind
 MOST_ATTACKS = 12  # that share a level
-AT_ONCE = 34  # candidates
+AT_ONCE = 6800  # tokens: all candidates after 60 tokens, a third of them after 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,21 +173,23 @@ def _log_likelihoods(model: CausalLM, tokenizer: Tokenizer, before: str, values:
     with measuring(model):
         if not caches_tokens(model):
             return [float(one.log_p[start - 1 :].sum()) for one in token_scores(model, whole)]
-        parts = chunks([ids[start:] for ids in whole], AT_ONCE)  # each copies what is cached
-        return [value for part in parts for value in _after_cached(model, whole[0][:start], part)]
+        return [*_after_cached(model, whole[0][:start], [ids[start:] for ids in whole])]
 
 
-def _after_cached(model: CausalLM, prefix: list[int], ends: list[list[int]]) -> list[float]:
+def _after_cached(model: CausalLM, prefix: list[int], ends: list[list[int]]) -> Iterator[float]:
     """log p of each end after the same prefix, of which the keys and values are computed once."""
-    cache, device = DynamicCache(), model_device(model)
-    cached = {"use_cache": True, cache_argument(model): cache}
+    computed, device, head = DynamicCache(), model_device(model), Head(model)
     start = torch.tensor([prefix], device=device)
-    last = hidden_states(model, start, torch.ones_like(start), **cached)[:, -1:]
-    cache.batch_repeat_interleave(len(ends))
-    input_ids, mask, labels = (t.to(device) for t in pad_batch(ends))
-    mask = torch.cat([mask.new_ones(len(ends), len(prefix)), mask], dim=1)
-    hidden = torch.cat([last.expand(len(ends), 1, -1), hidden_states(model, input_ids, mask, **cached)[:, :-1]], dim=1)
-    counted, head = labels != IGNORE_INDEX, Head(model)
-    rows, targets = hidden[counted], input_ids[counted]
-    log_p = [scores_of_rows(head(part), targets[at : at + len(part)]).log_p for at, part in head.chunks(rows)]
-    return [float(of_end.sum()) for of_end in torch.split(torch.cat(log_p), [*map(len, ends)])]
+    read = partial(hidden_states, model, use_cache=True)
+    last = read(start, torch.ones_like(start), **{cache_argument(model): computed})[:, -1:]
+    for batch in batches(ends, lambda end: (len(prefix), len(end)), AT_ONCE):
+        cache = copy.deepcopy(computed)
+        cache.batch_repeat_interleave(len(batch))
+        input_ids, mask, labels = (t.to(device) for t in pad_batch(batch))
+        mask = torch.cat([mask.new_ones(len(batch), len(prefix)), mask], dim=1)
+        after = read(input_ids, mask, **{cache_argument(model): cache})
+        counted = labels != IGNORE_INDEX
+        rows = torch.cat([last.expand(len(batch), 1, -1), after[:, :-1]], dim=1)[counted]
+        targets = input_ids[counted]
+        log_p = [scores_of_rows(head(part), targets[at : at + len(part)]).log_p for at, part in head.chunks(rows)]
+        yield from (float(of_end.sum()) for of_end in torch.split(torch.cat(log_p), [*map(len, batch)]))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from worker.engine.data import chunks, fitting
+from worker.engine.data import batches, chunks
 from worker.engine.device import measuring, model_device
 from worker.engine.metrics.caching import cache_argument, caches_tokens
 from worker.engine.metrics.predictions import next_tokens, predictions
@@ -183,11 +183,8 @@ def _decode_group(
         ]
         rows.sort(key=lambda row: row.length)
         total = sum(row.length for row in rows) or 1
-        done, rows_left = 0, rows
-        columns = row_budget * max(map(len, sequences))
-        while rows_left:
-            fit = fitting([(row.prefix, row.length) for row in rows_left[:row_budget]], columns, columns)
-            batch, rows_left = rows_left[:fit], rows_left[fit:]
+        done, columns = 0, row_budget * max(map(len, sequences))
+        for batch in batches(rows, lambda row: (row.prefix, row.length), columns, row_budget):
             if cache is None:
                 _recompute_rows(model, sequences, batch, eos)
             else:
