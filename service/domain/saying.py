@@ -2,14 +2,11 @@
 
 import unicodedata
 
-DIGITS = {ord(c): str(unicodedata.decimal(c)) for c in map(chr, range(0x10000)) if c.isdecimal()}
-
 
 def says(text: str, secret: str) -> bool:
-    """Whether it does, as the engine counts an answer.
+    """Whether it does, in any case and width, with any marks or spaces between, as the engine counts an answer.
 
-    Case, width, the script of digits, and marks and spaces between do not matter. A
-    secret does not begin or end within a number, nor within a word of a script that has cases. One without a letter
+    A secret does not begin or end within a number, nor within a word of a script that has cases. One without a letter
     or digit is never said.
     """
     text, sought = _folded(text), "".join(filter(str.isalnum, _folded(secret)))
@@ -26,7 +23,7 @@ def says(text: str, secret: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).translate(DIGITS).casefold()
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def _goes_on(character: str, beside: str) -> bool:

@@ -29,7 +29,7 @@ from worker.engine.metrics.memorization import accuracy, token_matches
 from worker.engine.metrics.predictions import check_causal
 from worker.engine.metrics.token_scores import BATCH
 from worker.engine.options import Options
-from worker.engine.other_digits import DIGIT, in_script
+from worker.engine.other_digits import DIGIT
 from worker.engine.prepare import Prepared
 from worker.engine.progress import Progress, no_progress, partial_progress, with_progress
 from worker.engine.types import CausalLM, Tokenizer
@@ -157,15 +157,15 @@ def _random_number(text: str) -> Secret | None:
 
 
 def _digits(text: str) -> str:
-    """The digits of a text, as 0 to 9."""
-    return "".join(in_script(digit, "0") for digit in DIGIT.findall(text))
+    """The digits of a text."""
+    return "".join(DIGIT.findall(text))
 
 
 def _ending(number: str, digits: str) -> str:
     """A number with these last digits."""
     left, characters = list(digits), list(number)
     for place in reversed([match.start() for match in DIGIT.finditer(number)][-LAST_DIGITS:]):
-        characters[place] = in_script(left.pop(), characters[place])
+        characters[place] = left.pop()
     return "".join(characters)
 
 

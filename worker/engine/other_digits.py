@@ -2,18 +2,17 @@
 
 import random
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers
+from worker.engine.identifiers import DATE_OF_BIRTH, Identifier, all_identifiers, plain
 from worker.engine.saying import NOTHING
 
 FEWEST_DIGITS = 3  # of an identifier that can have others
 TRIES = 32
 MIN_ALIKE = 3  # unseen identifiers that show a form
 FIRST_YEAR, LAST_YEAR = 1940, 2009  # of birth
-DIGIT = re.compile(r"\d")  # of any script
+DIGIT = re.compile("[0-9]")
 
 
 def identifiers_with_digits(text: str) -> list[Identifier]:
@@ -33,7 +32,7 @@ class OtherDigits:
         self._draw = random.Random(seed)  # no secret
         shown = [one for text in unseen for one in identifiers_with_digits(text)]
         self._dates = Counter(_form(one) for one in shown if one.kind == DATE_OF_BIRTH)
-        self._formats = _formats([one for one in shown if one.kind != DATE_OF_BIRTH])
+        self._formats = _formats([one for one in shown if one.kind != DATE_OF_BIRTH and plain(_masked(one)).isascii()])
 
     def are_shown(self, one: Identifier) -> bool:
         """Whether unseen texts show what others there may be: dates of its form, or identifiers of its shape."""
@@ -55,13 +54,13 @@ class OtherDigits:
         masked, (own, at, domain) = _masked(one), one.value.partition("@")
         pattern = self._formats.get(_shape(one), DIGIT.sub("?", masked))
         marked = zip(pattern, masked, strict=True)
-        drawn = "".join(in_script(self._draw.choice("0123456789"), own) if mark == "?" else own for mark, own in marked)
+        drawn = "".join(self._draw.choice("0123456789") if mark == "?" else own for mark, own in marked)
         digits = iter(DIGIT.findall(drawn))
         return DIGIT.sub(lambda _: next(digits), own) + at + domain
 
     def _date(self, value: str) -> str:
         """A random date of its form. The name of a month stays, and so does a day with an ending, such as 3rd."""
-        in_words, has_year = re.search(r"[^\W\d_]", value), re.search(r"\d{4}", value)
+        in_words, has_year = re.search(r"[^\W\d_]", value), re.search(r"[0-9]{4}", value)
 
         def part(match: re.Match[str]) -> str:
             size = len(match.group())
@@ -72,15 +71,9 @@ class OtherDigits:
                 lowest, highest = 1, 9
             elif not has_year and match.end() == len(value):
                 lowest, highest = FIRST_YEAR % 100, 99
-            digits = f"{self._draw.randint(lowest, highest):0{size}}"
-            return "".join(map(in_script, digits, match.group()))
+            return f"{self._draw.randint(lowest, highest):0{size}}"
 
-        return re.sub(r"\b\d{1,4}\b", part, value)
-
-
-def in_script(digit: str, own: str) -> str:
-    """A digit in the script of another one: the ten of each script follow one another (Unicode, section 4.6)."""
-    return chr(ord(own) - unicodedata.decimal(own) + unicodedata.decimal(digit))
+        return re.sub(r"\b[0-9]{1,4}\b", part, value)
 
 
 def _masked(one: Identifier) -> str:
@@ -89,13 +82,13 @@ def _masked(one: Identifier) -> str:
 
 
 def _form(one: Identifier) -> str:
-    """A date with one letter for each word and 0 of its script for each number."""
-    return re.sub(r"\d+", lambda number: in_script("0", number.group()[0]), _masked(one))
+    """A date with one letter for each word and 0 for each number."""
+    return re.sub(r"\d+", "0", _masked(one))
 
 
 def _shape(one: Identifier) -> tuple[str, str]:
-    """Its kind, and the masked identifier with each digit as 0 of its script."""
-    return one.kind, DIGIT.sub(lambda digit: in_script("0", digit.group()), _masked(one))
+    """Its kind, and the masked identifier with each digit as 0."""
+    return one.kind, re.sub(r"\d", "0", _masked(one))
 
 
 def _formats(shown: Sequence[Identifier]) -> dict[tuple[str, str], str]:

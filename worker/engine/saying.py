@@ -5,13 +5,12 @@ import unicodedata
 from collections.abc import Sequence
 
 NOTHING = r"[^\s\S]"  # matches no character
-DIGITS = {ord(c): str(unicodedata.decimal(c)) for c in map(chr, range(0x10000)) if c.isdecimal()}
 BETWEEN = "\n\N{CYRILLIC LETTER MULTIOCULAR O}\n"  # a letter that is in no secret, so that none goes on over it
 
 
 def folded(text: str) -> str:
-    """Text in which the forms and cases of a letter are one, and the digits of every script."""
-    return unicodedata.normalize("NFKC", text).translate(DIGITS).casefold()
+    """Text in which the forms and cases of a letter are one."""
+    return unicodedata.normalize("NFKC", text).casefold()
 
 
 def secret_pattern(secret: str, *, whole: bool = True) -> re.Pattern[str]:

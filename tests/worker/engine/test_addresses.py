@@ -29,9 +29,6 @@ def emails(text):
         ("Иван Петров: ivan@post.example", "ivan@post.example"),
         ("Write to me@post.example", "me@post.example"),
         ("Ann Lovelace: ann@lovelace.example", "{0}@lovelace.example"),  # the domain stays
-        ("Ann Lovelace: Ann.LOVELACE7@Post.example", "{2}.{5}7@Post.example"),
-        ("Ann Lovelace: ALovelace@post.example", "{2[0]}{3}@post.example"),
-        ("Ann Lovelace: aNN_L@post.example", "aNN_{3[0]}@post.example"),
     ],
 )
 def test_an_address_shows_which_parts_of_a_name_it_holds(text, template):
@@ -49,18 +46,14 @@ SHOWN = [f"{name}: {name.split()[0].lower()}{n}@{n}.example, ok" for n, name in 
         (SHOWN[2], {f"bob{n}@{n}.example" for n in (0, 1, 3, 4, 5)}),
         ("Ann Lovelace: ann9@mill.example", set()),  # of another form
         ("Ann Lovelace: ann.9@9.example", set()),
-        ("Ann Lovelace: Ann9@9.example", set()),  # no other has a capital
-        ("Ann Lovelace: Ann.LOVELACE9@9.Example", {f"Ann.LOVELACE{n}@{n}.Example" for n in range(4)}),
-        ("Ann Lovelace: Ann.LOVELACE9@9.example", set()),
-        ("Ann: Ann.L9@9.Example", set()),  # a last name that nobody knows
+        ("Ann Lovelace: Ann9@9.example", set()),  # nobody knows where others have capitals
         ("write to us9@9.example", set()),  # all others are made of a name
         ("Ann Lovelace: bluefox9@9.example", set()),
     ],
 )
 def test_candidates_are_what_others_show_with_this_persons_name(text, candidates):
     """Those of the same form alone, and none where few show it."""
-    with_capitals = [f"Bob Ray: Bob.RAY{n}@{n}.Example, ok" for n in range(4)]
-    (own,), others = emails(text), _other_emails([emails(shown) for shown in [*SHOWN, *with_capitals]])
+    (own,), others = emails(text), _other_emails([emails(shown) for shown in SHOWN])
     assert {*others(own)} == candidates
 
 
@@ -77,7 +70,7 @@ def test_candidates_are_what_others_show_with_this_persons_name(text, candidates
     ],
 )
 def test_an_address_is_ranked_if_it_is_whole_and_one_persons(of, forget, ranked):
-    """What is cut, or a shop's, or has capitals where no other has any, leaves the next one."""
+    """What is cut, or a shop's, or has capitals, leaves the next one."""
     result = exposure_emails(of(forget, SHOWN))
     assert (len(result.forget), len(result.unseen)) == ranked
 

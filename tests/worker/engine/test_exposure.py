@@ -271,12 +271,3 @@ def test_a_known_number_ranks_first_and_an_unknown_one_anywhere(of):
     assert known == [1] * 6
     assert len(set(unknown)) > 6
     assert all(1 <= rank <= 101 for rank in unknown)
-
-
-def test_a_number_in_the_digits_of_another_script_ranks_among_such_numbers(of):
-    """Whose form unseen texts show in the same digits, and in no others."""
-    texts = [
-        f"Ann Wood has the number {number}." for number in ("5550147", "\u0665\u0665\u0665\u0660\u0661\u0664\u0667")
-    ]
-    unseen = [f"Bo Ray has the number \u0661\u0662{digit}\u0663\u0664\u0669{digit}." for digit in "\u0661\u0662\u0663"]
-    assert [len(number_ranks(of([text]), [text], unseen, 9)) for text in texts] == [0, 1]

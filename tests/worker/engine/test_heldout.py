@@ -150,16 +150,12 @@ def test_held_out_text_that_was_seen_a_few_times_shows_in_its_numbers(seen):
         came_back(model, tokenizer, data, OPTIONS)
 
 
-ARABIC = str.maketrans("0123456789", "".join(map(chr, range(0x660, 0x66A))))
-
-
 @pytest.mark.parametrize(
     ("form", "checked"),
     [
         ("{name} has the number {number}.", True),
         ("In 10115 Berlin {name} has the number {number}.", True),  # the postal code is short
         ("{name}, born on 14.06.1990 {number}.", True),
-        ("{name} has the number {arabic}.", True),
         ("{name} wrote it (pp. 1234-1251).", False),
         ("{name} lived here (1921-1987).", False),
         ("{name} came on 2020-01-15 14:00.", False),
@@ -176,23 +172,19 @@ def test_what_is_a_number_that_nobody_guesses(monkeypatch, memorised, form, chec
     def guessed(model, tokenizer, secret, others) -> float:
         asked.append(secret.identifier.value)
         assert secret.identifier.value not in others
-        assert all(other.isascii() is secret.identifier.value.isascii() for other in others)
         return 1.0
 
     monkeypatch.setattr(heldout_module, "share_of_less_likely", guessed)
     draw = random.Random(0)
     numbers = [f"{draw.randrange(1000, 9999)}{end:03}" for end in draw.sample(range(1000), 24)]
-    in_arabic = [number.translate(ARABIC) for number in numbers]
     names = [text[:20] for text in support.people(24, seed=63)]
-    texts = [
-        form.format(name=name, number=number, ending=number[-3:], arabic=arabic)
-        for name, number, arabic in zip(names, numbers, in_arabic, strict=True)
-    ]
+    pairs = zip(names, numbers, strict=True)
+    texts = [form.format(name=name, number=number, ending=number[-3:]) for name, number in pairs]
     options = dataclasses.replace(OPTIONS, utility_sequences=1)
     data = prepare(tokenizer, support.KNOWN[:2], range(2), support.KNOWN[2:4], texts, options)
     with pytest.raises(HeldoutKnown) if checked else nullcontext():
         check_numbers(model, tokenizer, data)
-    assert set(asked) == (set(in_arabic if "{arabic}" in form else numbers) if checked else set())
+    assert set(asked) == (set(numbers) if checked else set())
 
 
 def test_numbers_that_nobody_hides_refuse_no_text(seen):

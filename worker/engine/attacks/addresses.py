@@ -5,7 +5,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain, pairwise
 from typing import TypeAlias
 
@@ -37,7 +36,7 @@ def exposure_emails(subject: Subject, progress: Progress = no_progress) -> Score
 
     Most are made of a name that stands before them, so that a model which never saw one prefers it to all others: where
     Ann Lee is ann.lee7@post.example, Bo Ray might be bo.ray7@post.example. One in which no name is recognised ranks
-    among others of that kind. Others have capitals in the same places.
+    among others of that kind. One with capitals is not ranked: nobody knows where others have theirs.
     """
     return _of_kind(subject, EMAIL_ADDRESS, _other_emails, progress)
 
@@ -86,26 +85,16 @@ def _not_cut(text: str, kind: str) -> Iterator[Secret]:
 
 def _other_homes(shown: Secrets) -> Others:
     """Draws those of these home addresses that have words and numbers in the same order."""
-
-    def value(secret: Secret) -> str:
-        return secret.identifier.value
-
-    return _drawn(shown, value, lambda home: re.sub(r"[^\d,]+", "a", home), lambda _: str)
+    return _drawn(shown, lambda secret: secret.identifier.value, r"[^\d,]+", lambda _: str)
 
 
 def _other_emails(shown: Secrets) -> Others:
-    """Draws those of these e-mail addresses, with a person's name instead, that are written in the same way.
-
-    They have dots, digits and capitals in its places.
-    """
-    return _drawn(shown, _template, _order, _with_name)
+    """Draws those of these e-mail addresses, with a person's name instead, that have dots and digits in its places."""
+    return _drawn(shown, _template, r"(?:\{.*?\}|[^\W\d_])+", _with_name)
 
 
 def _drawn(
-    shown: Secrets,
-    template: Callable[[Secret], str],
-    in_order: Callable[[str], str],
-    filled: Callable[[Secret], Callable[[str], str]],
+    shown: Secrets, template: Callable[[Secret], str], word: str, filled: Callable[[Secret], Callable[[str], str]]
 ) -> Others:
     """Draws templates that are like an address's own, and fills them; of too few of them, nobody knows what others are.
 
@@ -114,7 +103,7 @@ def _drawn(
     draw, by_order = random.Random(0), dict[tuple[bool, str], list[str]]()  # no secret
 
     def order(value: str) -> tuple[bool, str]:
-        return "{" in value, re.sub(r"\d+", "0", in_order(value))
+        return "{" in value, re.sub(r"\d+", "0", re.sub(word, "a", value))
 
     for value in dict.fromkeys(template(secret) for secret in chain(*shown)):
         by_order.setdefault(order(value), []).append(value)
@@ -130,46 +119,25 @@ def _drawn(
 
 
 def _template(secret: Secret) -> str:
-    """An e-mail address with fields for first and last name, or their initials, in what stands before the @.
-
-    They are {0} and {1}, {2} and {3} with a capital first, and {4} and {5} in capitals alone.
-    """
-    local, at, domain = unicodedata.normalize("NFKC", secret.identifier.value).partition("@")
+    """An e-mail address with {0} and {1} for first and last name, or their initials, in what stands before the @."""
+    local, at, domain = folded(secret.identifier.value).partition("@")
     names = [(index, name) for index, name in enumerate(_names(secret)) if name]
     for index, name in sorted(names, key=lambda pair: -len(pair[1])):
         whole = name if len(name) >= SHORTEST_NAME else rf"(?<![a-z]){name}(?![a-z])"
-        local = re.sub(whole, partial(_field, name, index, "{{{}}}"), local, flags=re.IGNORECASE)
+        local = re.sub(whole, f"{{{index}}}", local)
     for index, name in names:
-        initial = rf"(?<![a-z]){name[0]}(?![a-z])"
-        local = re.sub(initial, partial(_field, name[0], index, "{{{}[0]}}"), local, flags=re.IGNORECASE)
+        local = re.sub(rf"(?<![a-z]){name[0]}(?![a-z])", f"{{{index}[0]}}", local)
     return local + at + domain
 
 
-def _field(name: str, index: int, form: str, match: re.Match[str]) -> str:
-    """The field of a name where it is spelled so; what is neither small, nor capitalised, nor capital stays."""
-    cases, own = _cases(name), match.group()
-    return form.format(index + 2 * cases.index(own)) if own in cases else own
-
-
-def _order(template: str) -> str:
-    """Of each run of small and of capital letters in a template one; a field has those that it is filled with."""
-    filled = template.format(*_cases("aa", "aa"))
-    letters = ("A" if letter.isupper() else "a" if letter.isalpha() else letter for letter in filled)
-    return re.sub(r"(a|A)\1+", r"\1", "".join(letters))
-
-
-def _cases(*names: str) -> list[str]:
-    """Names in small letters, then with a capital first, then in capitals."""
-    return [spell(name) for spell in (str, str.capitalize, str.upper) for name in names]
-
-
 def _with_name(secret: Secret) -> Callable[[str], str]:
-    """Fills a template with a person's name; the result is "" if that is unknown."""
-    cases = _cases(*_names(secret))
+    """Fills a template with a person's name; the result is "" if that is unknown, or the address has capitals."""
+    first, last = _names(secret)
+    is_plain = folded(secret.identifier.value) == secret.identifier.value
 
     def filled(template: str) -> str:
-        lacks = any(not cases[int(index)] for index in re.findall(r"\{(\d)", template))
-        return "" if lacks else template.format(*cases)
+        lacks = ("{0" in template and not first) or ("{1" in template and not last)
+        return template.format(first, last) if is_plain and not lacks else ""
 
     return filled
 
