@@ -174,7 +174,7 @@ def batches(
         longest: The most tokens of one of them, padding included.
 
     Yields:
-        The batches, in order.
+        list[Item]: The rows of the next batch, in order.
     """
     batch, prompt, new = list[Item](), 0, 0
     for row, (of_prompt, of_new) in zip(rows, map(size, rows), strict=True):
