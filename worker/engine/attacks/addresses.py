@@ -18,6 +18,7 @@ from worker.engine.saying import folded
 
 SHORTEST_NAME = 3  # letters: a shorter one is a part of many words
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
+SPELLINGS: tuple[Callable[[str], str], ...] = (str, str.capitalize, str.title, str.upper)
 Texts: TypeAlias = Sequence[Sequence[str]]  # of each person
 
 
@@ -36,7 +37,7 @@ def exposure_emails(subject: Subject, progress: Progress = no_progress) -> Score
 
     Most are made of a name that stands before them, so that a model which never saw one prefers it to all others: where
     Ann Lee is ann.lee7@post.example, Bo Ray might be bo.ray7@post.example. One in which no name is recognised ranks
-    among others of that kind. One with capitals is not ranked: nobody knows where others have theirs.
+    among others of that kind. Others are given its capitals. One with a capital within a word is not ranked.
     """
     return _of_kind(subject, EMAIL_ADDRESS, _other_emails, progress)
 
@@ -131,15 +132,24 @@ def _template(secret: Secret) -> str:
 
 
 def _with_name(secret: Secret) -> Callable[[str], str]:
-    """Fills a template with a person's name; the result is "" if that is unknown, or the address has capitals."""
+    """Fills a template with a person's name, in the spelling of the address; the result is "" if either is unknown."""
     first, last = _names(secret)
-    is_plain = folded(secret.identifier.value) == secret.identifier.value
 
     def filled(template: str) -> str:
         lacks = ("{0" in template and not first) or ("{1" in template and not last)
-        return template.format(first, last) if is_plain and not lacks else ""
+        return "" if lacks else _spelled_like(secret.identifier.value, template.format(first, last))
 
     return filled
+
+
+def _spelled_like(own: str, address: str) -> str:
+    """An address with the capitals of another one, or "" if its spelling does not say where they would be.
+
+    Of each part, before and after the @, no letter is a capital, the first, the first of each word, or all.
+    """
+    parts = zip(own.split("@"), address.split("@"), strict=True)
+    spelled = [next((spell(part) for spell in SPELLINGS if spell(folded(shown)) == shown), "") for shown, part in parts]
+    return "@".join(spelled) if all(spelled) else ""
 
 
 def _names(secret: Secret) -> tuple[str, str]:
