@@ -1,6 +1,7 @@
 """What all tests share: one thread a process, the memorised model of a run, and which tests share a process."""
 
 import fcntl
+import gc
 import logging
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each would fight over two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+gc.set_threshold(50_000, 10, 10)  # to look through all that the libraries keep took an eighth of the tests' time
 
 ON_THE_SHARED_STACK = (
     "tests/e2e/test_client.py",
