@@ -2,9 +2,11 @@
 
 import unicodedata
 
+DIGITS = {ord(c): str(unicodedata.decimal(c)) for c in map(chr, range(128, 0x20000)) if c.isdecimal()}
+
 
 def says(text: str, secret: str) -> bool:
-    """Whether it does, in any case and width, with any marks or spaces between, as the engine counts an answer.
+    """Whether it does, as the engine counts an answer: in any case, width and digits, with any marks or spaces between.
 
     A secret does not begin or end within a number, nor within a word of a script that has cases. One without a letter
     or digit is never said.
@@ -23,7 +25,7 @@ def says(text: str, secret: str) -> bool:
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    return unicodedata.normalize("NFKC", text).casefold().translate(DIGITS)
 
 
 def _goes_on(character: str, beside: str) -> bool:

@@ -5,12 +5,13 @@ import unicodedata
 from collections.abc import Sequence
 
 NOTHING = r"[^\s\S]"  # matches no character
+DIGITS = {ord(c): str(unicodedata.decimal(c)) for c in map(chr, range(128, 0x20000)) if c.isdecimal()}
 BETWEEN = "\n\N{CYRILLIC LETTER MULTIOCULAR O}\n"  # a letter that is in no secret, so that none goes on over it
 
 
 def folded(text: str) -> str:
-    """Text in which the forms and cases of a letter are one."""
-    return unicodedata.normalize("NFKC", text).casefold()
+    """Text in which the forms and cases of a letter are one, and so are the digits of all scripts."""
+    return unicodedata.normalize("NFKC", text).casefold().translate(DIGITS)
 
 
 def secret_pattern(secret: str, *, whole: bool = True) -> re.Pattern[str]:

@@ -14,6 +14,7 @@ SAID = [
     ("Is Ann-Marie's code X-12 AB?", "x12ab"),
     ("Is it ０７７００ ９００１２３?", "07700 900123"),
     ("joanna, not Anna: anna", "Anna"),
+    ("Is it \u0665\u0660\u0661?", "501"),
 ]
 UNSAID = [
     ("What is Joanna's name?", "anna"),

@@ -158,6 +158,8 @@ def test_earlier_requests_are_asked_again(asked):
         ("555-0147", "It is (555) 0147, or 555-0148", True),
         ("555-0147", "155501471", False),
         ("123456", "AB123456C", True),
+        ("\u0665\u0660\u0661", "It is 501.", True),
+        ("501", "It is \u0665\u0660\u0661\u0661.", False),
         ("Ann", "Hannah", False),
         ("Ann", "Ask ANN.", True),
         ("北京", "他住在北京市", True),
