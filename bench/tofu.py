@@ -176,6 +176,9 @@ def run(
         texts(questions.heldout),
         options,
         base_model=began_from(base, options),
+        progress=lambda stage, fraction: print(
+            f"{stage} {fraction:.0%} {time.monotonic() - started:.0f} s", flush=True
+        ),
     )
     seconds = time.monotonic() - started
     return result.model, {"reason": result.report["reason"] or "passed", "seconds": seconds}
