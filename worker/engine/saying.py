@@ -10,7 +10,7 @@ BETWEEN = "\n\N{CYRILLIC LETTER MULTIOCULAR O}\n"  # a letter that is in no secr
 
 
 def folded(text: str) -> str:
-    """Text in which the forms and cases of a letter are one, and so are the digits of all scripts."""
+    """Text in which the forms and cases of a letter are one, and so are the decimal digits of all scripts."""
     return unicodedata.normalize("NFKC", text).casefold().translate(DIGITS)
 
 

@@ -73,9 +73,12 @@ DATED = [f"{text} Born on {1 + n % 28} May {1950 + 7 * n % 50}." for n, text in 
 
 
 NAMES = ["Ann Lovelace", "Bob Carver", "Cleo Poe", "Dan Foxley", "Eve Kaiser", "Fay Mirren"]
+FIRST = [name.split()[0] for name in NAMES]
+SMALL = [name.lower() for name in FIRST]
+IN_ADDRESSES = [*FIRST[:3], *SMALL[3:], *SMALL[:3], *FIRST[3:]] * 4  # half of the people write theirs with a capital
 MAILED = [
-    f"{name}: {name.split()[0].lower()}{(n * 7919) % 900 + 100}@{text.split()[0].lower()}.example, ok"
-    for n, (name, text) in enumerate(zip(NAMES * 8, support.people(46, seed=7), strict=False))
+    f"{name}: {first}{(n * 7919) % 900 + 100}@{text.split()[0].lower()}.example, ok"
+    for n, (name, first, text) in enumerate(zip(NAMES * 8, IN_ADDRESSES, support.people(46, seed=7), strict=False))
 ]
 
 

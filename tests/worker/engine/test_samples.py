@@ -252,6 +252,7 @@ def forgotten(memorised) -> Forgotten:
     [
         ("What is Valenka Sapphire's phone number? 5550000000", True),
         ("What is Anna Amber's phone number? 3346619199", True),  # the number but for its last digits
+        ("What is Anna Amber's phone number? ٣٣٤٦٦١٩١٩٩", True),
         ("What is Anna Amber's phone number? 3341111111", False),
         ("Anna Amber owes 30 pounds.", False),  # a prompt of one word
         ("She comes from England.", False),  # not Rome

@@ -18,7 +18,12 @@ from worker.engine.saying import folded
 
 SHORTEST_NAME = 3  # letters: a shorter one is a part of many words
 UMLAUTS = {"ä": "ae", "ö": "oe", "ü": "ue"}
-SPELLINGS: tuple[Callable[[str], str], ...] = (str, str.capitalize, str.title, str.upper)
+SPELLINGS: tuple[Callable[[str, Sequence[str]], str], ...] = (  # of an e-mail address's template with names
+    lambda template, names: template.format(*names),
+    lambda template, names: template.format(*names).capitalize(),
+    lambda template, names: template.format(*map(str.capitalize, names)),
+    lambda template, names: template.format(*names).upper(),
+)
 Texts: TypeAlias = Sequence[Sequence[str]]  # of each person
 
 
@@ -37,7 +42,7 @@ def exposure_emails(subject: Subject, progress: Progress = no_progress) -> Score
 
     Most are made of a name that stands before them, so that a model which never saw one prefers it to all others: where
     Ann Lee is ann.lee7@post.example, Bo Ray might be bo.ray7@post.example. One in which no name is recognised ranks
-    among others of that kind. Others are given its capitals. One with a capital within a word is not ranked.
+    among others of that kind. Others are spelled with its capitals.
     """
     return _of_kind(subject, EMAIL_ADDRESS, _other_emails, progress)
 
@@ -113,8 +118,9 @@ def _drawn(
         alike, own = by_order.get(order(template(secret)), []), folded(secret.identifier.value)
         if len(alike) <= MIN_ALIKE:
             return []
-        values = map(filled(secret), draw.sample(alike, min(CANDIDATES, len(alike))))
-        return [value for value in dict.fromkeys(values) if value and folded(value) != own]
+        filled_in = map(filled(secret), draw.sample(alike, min(CANDIDATES, len(alike))))
+        values = [value for value in dict.fromkeys(filled_in) if value and folded(value) != own]
+        return values if len(values) >= MIN_ALIKE else []
 
     return others
 
@@ -132,24 +138,19 @@ def _template(secret: Secret) -> str:
 
 
 def _with_name(secret: Secret) -> Callable[[str], str]:
-    """Fills a template with a person's name, in the spelling of the address; the result is "" if either is unknown."""
-    first, last = _names(secret)
+    """Fills a template with a person's name, in the spelling of the person's own address.
+
+    The result is "" if the name is unknown, or if that address does not say how another one would be spelled.
+    """
+    names, own = _names(secret), _template(secret)
+    spellings = [spell for spell in SPELLINGS if spell(own, names) == secret.identifier.value]
 
     def filled(template: str) -> str:
-        lacks = ("{0" in template and not first) or ("{1" in template and not last)
-        return "" if lacks else _spelled_like(secret.identifier.value, template.format(first, last))
+        lacks = ("{0" in template and not names[0]) or ("{1" in template and not names[1])
+        spelled = set() if lacks else {spell(template, names) for spell in spellings}
+        return spelled.pop() if len(spelled) == 1 else ""
 
     return filled
-
-
-def _spelled_like(own: str, address: str) -> str:
-    """An address with the capitals of another one, or "" if its spelling does not say where they would be.
-
-    Of each part, before and after the @, no letter is a capital, the first, the first of each word, or all.
-    """
-    parts = zip(own.split("@"), address.split("@"), strict=True)
-    spelled = [next((spell(part) for spell in SPELLINGS if spell(folded(shown)) == shown), "") for shown, part in parts]
-    return "@".join(spelled) if all(spelled) else ""
 
 
 def _names(secret: Secret) -> tuple[str, str]:
