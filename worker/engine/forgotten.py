@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from worker.engine.identifiers import CAPITAL, NAME, NUMBER, plain
 from worker.engine.prepare import Prepared
-from worker.engine.saying import DIGITS, folded
+from worker.engine.saying import folded, in_ascii_digits
 from worker.engine.types import Tokenizer
 
 GRAM = 8  # tokens in a row
@@ -72,7 +72,7 @@ def _pairs_of_capitals(text: str) -> Iterator[str]:
 def _numbers(text: str) -> Iterator[str]:
     """How the numbers in a text begin: the digits by which two numbers of a length are compared, and the length."""
     for match in NUMBER.finditer(plain(text)):
-        digits = "".join(filter(str.isdigit, match.group())).translate(DIGITS)
+        digits = in_ascii_digits("".join(filter(str.isdigit, match.group())))
         yield f"{digits[: math.ceil(ALIKE * len(digits))]}/{len(digits)}"
 
 

@@ -5,13 +5,18 @@ import unicodedata
 from collections.abc import Sequence
 
 NOTHING = r"[^\s\S]"  # matches no character
-DIGITS = {ord(c): str(unicodedata.decimal(c)) for c in map(chr, range(128, 0x20000)) if c.isdecimal()}
+OTHER_DIGIT = re.compile(r"[^\D0-9]")  # a decimal digit, but none of ASCII
 BETWEEN = "\n\N{CYRILLIC LETTER MULTIOCULAR O}\n"  # a letter that is in no secret, so that none goes on over it
 
 
 def folded(text: str) -> str:
     """Text in which the forms and cases of a letter are one, and so are the decimal digits of all scripts."""
-    return unicodedata.normalize("NFKC", text).casefold().translate(DIGITS)
+    return in_ascii_digits(unicodedata.normalize("NFKC", text).casefold())
+
+
+def in_ascii_digits(text: str) -> str:
+    """Text with the decimal digits of all scripts as 0 to 9."""
+    return OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), text)
 
 
 def secret_pattern(secret: str, *, whole: bool = True) -> re.Pattern[str]:
