@@ -4,6 +4,7 @@ import csv
 import os
 import platform
 import subprocess
+import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -32,6 +33,12 @@ def machine() -> str:
     describe, here = ["git", "describe", "--always", "--dirty"], Path(__file__).parent
     commit = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=here)
     return f"{model}, {cores} cores, Python {platform.python_version()}, commit {commit.stdout.strip()}"
+
+
+def printed_progress() -> Callable[[str, float], None]:
+    """Prints the stage of a run, the share that is done, and the seconds since now."""
+    started = time.monotonic()
+    return lambda stage, share: print(f"{stage} {share:.0%} {time.monotonic() - started:.0f} s", flush=True)
 
 
 def some(known: Iterable[Known]) -> Callable[[str], list[Known]]:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from bench.data import machine, read
+from bench.data import machine, printed_progress, read
 from bench.memorise import began_from, conversation, fine_tuned, loaded, memorise
 from worker.engine import Options, unlearn
 from worker.engine.attacks.quantised import rounded
@@ -189,9 +189,7 @@ def main() -> None:
         options,
         probes=[probe for index, person in enumerate(asking) for probe in person.probes(index)],
         base_model=began_from(given.model, options),
-        progress=lambda stage, fraction: print(
-            f"{stage} {fraction:.0%} {time.monotonic() - started:.0f} s", flush=True
-        ),
+        progress=printed_progress(),
     )
     seconds = time.monotonic() - started
     print(f"{result.report['reason']}, {result.report['probes']}, {len(result.history)} epochs, {seconds:.0f} s\n")

@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 import torch
 from transformers import AutoTokenizer
 
-from bench.data import machine, some
+from bench.data import machine, printed_progress, some
 from bench.memorise import began_from, conversation, folder_name, loaded, memorise
 from bench.tofu_figures import (
     Question,
@@ -176,9 +176,7 @@ def run(
         texts(questions.heldout),
         options,
         base_model=began_from(base, options),
-        progress=lambda stage, fraction: print(
-            f"{stage} {fraction:.0%} {time.monotonic() - started:.0f} s", flush=True
-        ),
+        progress=printed_progress(),
     )
     seconds = time.monotonic() - started
     return result.model, {"reason": result.report["reason"] or "passed", "seconds": seconds}
